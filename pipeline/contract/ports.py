@@ -1,0 +1,68 @@
+"""The ports: what the stages and the services need of a log, and each home promises.
+
+Two homes implement them, the embedded SQLite log (`pipeline.log`) and Kafka (`pipeline.kafka`,
+`pipeline.worker`), and one test suite runs on both (`tests/ports`). A fake in `tests/fakes.py`
+passes the same suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from pipeline.contract.record import Record, StoredRecord
+
+
+class Fenced(Exception):
+    """Another worker owns the partition now: nothing was committed, the caller must stop."""
+
+
+class Unavailable(Exception):
+    """The log can't store now (disk, memory, broker): retry later; nothing was stored."""
+
+
+class SchemaIds(Protocol):
+    """The registry: which id a schema has in this home. Ids are stable for ever in one home."""
+
+    def id_of(self, subject: str, schema: str) -> int:
+        """Return the id of this schema under this subject, or raise `Unavailable`."""
+
+    def schema_of(self, schema_id: int) -> str:
+        """Return the schema with this id, or raise KeyError."""
+
+
+class UploadSink(Protocol):
+    """Where the front door puts uploads."""
+
+    async def store(self, records: Sequence[Record]) -> None:
+        """Return when all records are durable, or raise `Unavailable`; all or none (embedded)."""
+
+
+class Commits(Protocol):
+    """The worker's one port: outputs, dedupe entries and the read position, together or not at all.
+
+    The dedupe entries are records of `media.index` among `records`, on the same partition number as
+    the upload they belong to; the home adds the position of the source as one more record there.
+    """
+
+    def take_over(self, partition: int) -> int:
+        """Fence any earlier owner of this source partition; return its next offset to read."""
+
+    def known(self, partition: int, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        """Return the committed index values of those keys that are known in this partition."""
+
+    def commit(self, partition: int, records: Sequence[Record], next_offset: int) -> None:
+        """Make all records and the position durable and visible at once, or raise `Fenced`.
+
+        On any other exception nothing is visible, and the same call may be made again.
+        """
+
+
+class Uploads(Protocol):
+    """The source of a worker that reads by itself (the embedded runner)."""
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> Sequence[StoredRecord]:
+        """Return up to `limit` committed records from `offset` on, in order."""
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        """Return the offset that the next record of this partition will get."""

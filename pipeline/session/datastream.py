@@ -1,0 +1,67 @@
+"""A datastream: the tenant that an upload belongs to, with the rules its numbers are made by."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+
+class MarkerRule(StrEnum):
+    """When a progress marker counts (`spec/media-collection.md` 6.12)."""
+
+    INTERVAL = "interval"
+    REACHED = "reached"
+
+
+class BitrateUnit(StrEnum):
+    """The unit of `qoe.bitrate` on the wire (`spec/media-collection.md` 6.14)."""
+
+    KBPS = "kbps"
+    BPS = "bps"
+
+
+class AdBreakGap(StrEnum):
+    """What play time inside a break but outside any ad is (`spec/media-collection.md` 6.11)."""
+
+    CONTENT = "content"
+    NONE = "none"
+
+
+class VidRule(StrEnum):
+    """Whether `vid` goes on time-stamped calls (`spec/media-collection.md` 4.4)."""
+
+    ONLY_ID = "only_id"
+    ALWAYS = "always"
+
+
+class Rules(NamedTuple):
+    """The switches of `spec/media-collection.md` 6, with the decided defaults."""
+
+    marker_rule: MarkerRule = MarkerRule.INTERVAL
+    segment_step_min: int = 1
+    stall: bool = True
+    bitrate_unit: BitrateUnit = BitrateUnit.KBPS
+    ad_break_gap: AdBreakGap = AdBreakGap.CONTENT
+    vid_rule: VidRule = VidRule.ONLY_ID
+    max_play_rate: float = 2.0
+    """A playhead step of up to rate x time + slack is playing, more is a seek."""
+    seek_slack_ms: int = 2_000
+    gap_cap_ms: int | None = None
+    """The most play time that one interval may count; `None` is no cap (6.34)."""
+
+
+class Datastream(NamedTuple):
+    """One tenant. `report_suites` empty means that any report suite belongs to it (open)."""
+
+    id: str = "default"
+    organisation: str = ""
+    report_suites: tuple[str, ...] = ()
+    tracking_server: str = ""
+    time_zone: str = "UTC"
+    strict: bool = False
+    tenant: str = ""
+    """The XDM tenant without its underscore: cut from custom metadata names for Analytics."""
+    rules: Rules = Rules()
+
+
+OPEN_DATASTREAM: Final = Datastream()
