@@ -1,0 +1,78 @@
+"""Every metric that a process exposes, in one table, and the door to prometheus_client.
+
+Names start with `pipeline_`, units are base units, counters end in `_total`, labels come from
+closed sets. `docs/metrics.md` is checked against the table by a test.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+
+class Type(StrEnum):
+    """The Prometheus type of a metric."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Metric(NamedTuple):
+    """One row: a metric's name, type, labels and meaning."""
+
+    name: str
+    type: Type
+    labels: tuple[str, ...]
+    doc: str
+
+
+METRICS: Final[tuple[Metric, ...]] = (
+    Metric("pipeline_requests_total", Type.COUNTER, ("path", "status"), "HTTP requests answered."),
+    Metric("pipeline_request_seconds", Type.HISTOGRAM, ("path",), "Time from the whole body to the answer."),
+    Metric("pipeline_uploads_total", Type.COUNTER, ("verdict",), "Uploads that the door made durable."),
+    Metric("pipeline_store_failures_total", Type.COUNTER, (), "Requests answered 503: nothing was stored."),
+    Metric("pipeline_internal_errors_total", Type.COUNTER, ("part",), "Unexpected exceptions: alarm."),
+    Metric("pipeline_outcomes_total", Type.COUNTER, ("outcome",), "Uploads by their one outcome."),
+    Metric("pipeline_redelivered_total", Type.COUNTER, (), "The same upload id met again."),
+    Metric("pipeline_door_disagrees_total", Type.COUNTER, (), "Worker and door disagree: alarm."),
+    Metric("pipeline_batch_seconds", Type.HISTOGRAM, (), "Time of one worker batch, commit included."),
+    Metric("pipeline_batch_records", Type.HISTOGRAM, (), "Uploads in one worker batch."),
+    Metric("pipeline_lag_records", Type.GAUGE, (), "Uploads that wait for the worker."),
+)
+
+
+class Meters:
+    """The metrics of one process, by name; `counts` of unknown names raise KeyError."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        makers = {Type.COUNTER: Counter, Type.GAUGE: Gauge, Type.HISTOGRAM: Histogram}
+        self._meters: dict[str, Counter | Gauge | Histogram] = {
+            row.name: makers[row.type](row.name, row.doc, row.labels, registry=self.registry)
+            for row in METRICS
+        }
+
+    def count(self, name: str, *labels: str, by: float = 1) -> None:
+        """Add to a counter."""
+        meter = self._meters[name]
+        assert isinstance(meter, Counter)  # noqa: S101 - the table says so; a wrong name is our own fault
+        (meter.labels(*labels) if labels else meter).inc(by)
+
+    def set(self, name: str, value: float, *labels: str) -> None:
+        """Set a gauge."""
+        meter = self._meters[name]
+        assert isinstance(meter, Gauge)  # noqa: S101 - as above
+        (meter.labels(*labels) if labels else meter).set(value)
+
+    def observe(self, name: str, value: float, *labels: str) -> None:
+        """Add one observation to a histogram."""
+        meter = self._meters[name]
+        assert isinstance(meter, Histogram)  # noqa: S101 - as above
+        (meter.labels(*labels) if labels else meter).observe(value)
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

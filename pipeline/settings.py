@@ -1,0 +1,110 @@
+"""Every setting, in one table: its field, environment variable, default, bounds and meaning.
+
+A setting `worker_batch_records` is read from `PIPELINE_WORKER_BATCH_RECORDS`; a command's option
+wins over the environment. This is the only module that reads the environment. `docs/settings.md`
+is checked against the table by a test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+PREFIX: Final = "PIPELINE_"
+
+
+class SettingError(Exception):
+    """A setting that can't be used; the message names it and says what is wanted."""
+
+
+def _setting(default: Any, doc: str, *, at_least: int | None = None, at_most: int | None = None) -> Any:
+    return field(default=default, metadata={"doc": doc, "at_least": at_least, "at_most": at_most})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one process; frozen, with units in the names."""
+
+    data_dir: Path = _setting(
+        Path(".data"), "Directory of the embedded log, the spool and everything else that is kept."
+    )
+    datastreams_file: str = _setting(
+        "", "TOML file of the datastreams; empty: one open datastream that takes everything."
+    )
+    ingest_host: str = _setting("127.0.0.1", "Address that the HTTP ingest listens on.")
+    ingest_port: int = _setting(
+        8080, "Port that the HTTP ingest listens on; 0 picks a free one.", at_least=0, at_most=65_535
+    )
+    ingest_body_limit_bytes: int = _setting(
+        4 * 1024 * 1024,
+        "Largest request body, as sent and after decompression; every record limit derives from it.",
+        at_least=1024,
+        at_most=64 * 1024 * 1024,
+    )
+    ingest_path_prefix: str = _setting(
+        "", "A path prefix under which the Media Collection paths are served too (iOS allows one)."
+    )
+    ingest_store_deadline_ms: int = _setting(
+        4_000, "How long an answer may wait for the log before it is 503.", at_least=100, at_most=4_500
+    )
+    ingest_drain_s: int = _setting(
+        10, "How long a stopping ingest waits for requests that it has begun.", at_least=0, at_most=600
+    )
+    worker_batch_records: int = _setting(
+        500, "Most uploads in one transaction of the worker.", at_least=1, at_most=10_000
+    )
+    log_maintain_interval_s: int = _setting(
+        30, "How often the embedded log applies retention and compaction.", at_least=1, at_most=86_400
+    )
+    log_level: str = _setting("info", "Lowest level that is logged: debug, info, warning or error.")
+
+
+def names() -> dict[str, str]:
+    """Return every environment variable with its setting's meaning."""
+    return {PREFIX + f.name.upper(): f.metadata["doc"] for f in dataclasses.fields(Settings)}
+
+
+def load(environ: Mapping[str, str] | None = None, **options: Any) -> Settings:
+    """Return the settings of this process, or raise `SettingError` naming the first bad one.
+
+    `options` are a command's own values; `None` means that the option was not given.
+    """
+    source = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    for row in dataclasses.fields(Settings):
+        variable = PREFIX + row.name.upper()
+        given = options.get(row.name)
+        if given is None and variable in source:
+            given = source[variable]
+        if given is not None:
+            values[row.name] = _parsed(variable, row, given)
+    return Settings(**values)
+
+
+def _parsed(variable: str, row: dataclasses.Field[Any], given: Any) -> Any:
+    if isinstance(row.default, Path):
+        return Path(given)
+    if isinstance(row.default, bool):
+        return _parsed_bool(variable, given)
+    if not isinstance(row.default, int):
+        return str(given)
+    try:
+        number = int(given)
+    except ValueError:
+        raise SettingError(f"{variable} must be a whole number, not {given!r}") from None
+    low, high = row.metadata["at_least"], row.metadata["at_most"]
+    if (low is not None and number < low) or (high is not None and number > high):
+        raise SettingError(f"{variable} must be between {low} and {high}, not {number}")
+    return number
+
+
+def _parsed_bool(variable: str, given: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    word = str(given).lower()
+    if word not in words:
+        raise SettingError(f"{variable} must be true or false, not {given!r}")
+    return words[word]
