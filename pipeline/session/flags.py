@@ -11,7 +11,7 @@ from typing import Final
 FLAGS: Final[dict[str, str]] = {
     "adComplete_without_ad_ignored": "An adComplete or adSkip came while no ad was open.",
     "ad_outside_break_ignored": "An adStart came outside an ad break; its time counts as content.",
-    "chapterComplete_without_chapter_ignored": "A chapterComplete or chapterSkip came while no chapter was open.",
+    "chapterComplete_without_chapter_ignored": "A chapter ended while none was open.",
     "clock_regression": "An event is earlier than one before it; that step counts 0.",
     "context_truncated": "Context data went over the limits of Analytics and was cut.",
     "custom_metadata_ignored": "customMetadata on an event that does not carry it (kept in the event).",

@@ -163,7 +163,7 @@ class StateTotal(NamedTuple):
     """One player state: how often it was opened and for how long (wall clock)."""
 
     name: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls on a record
     time_ms: int
 
 
@@ -291,6 +291,8 @@ class Call(NamedTuple):
     """Query parameters beside `ts`, `pe` and `pev3`: mid, aid, vid, mcorgid, aamlh, cid.*, ms_a, opt.*"""
     context: Mapping[str, str]
     flags: tuple[str, ...] = ()
+    part: int | None = None
+    """Which of the viewing's ads or chapters it is about; None on the media calls."""
 
 
 class Row(NamedTuple):

@@ -1,0 +1,305 @@
+"""The derived analytics calls: media start, ad start, ad close, chapter close, media close.
+
+Order, `pe`, `pev3`, context variables and conventions: `spec/media-collection.md` 4 and
+`spec/analytics-hits.csv`. Values are strings; flags are `true` and only sent when true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from pipeline.session.datastream import Datastream, VidRule
+from pipeline.session.fields import AD, CHAPTER, POD, SESSION, Field
+from pipeline.session.identity import ecid_of, pod_or_chapter_id
+from pipeline.session.model import Ad, Call, CallKind, Chapter, Details, Metrics, Scalar, Session, Viewing
+from pipeline.session.rounding import seconds
+
+CONTEXT_LIMIT_BYTES: Final = 32 * 1024
+"""Analytics takes at most 32 KB of context data on a call."""
+
+_ON_START: Final = frozenset({"isDownloaded"})
+_ON_CLOSE_ONLY: Final = frozenset({"appVersion", "libraryVersion", "hasResume"})
+
+
+class _Form(NamedTuple):
+    """What one kind of call is called by Analytics; None is "not documented"."""
+
+    pe: str | None
+    page_event: int | None
+    is_ad: bool = False
+
+
+FORMS: Final[dict[CallKind, _Form]] = {
+    CallKind.MEDIA_START: _Form("ms_s", 50),
+    CallKind.AD_START: _Form("msa_s", 54, is_ad=True),
+    CallKind.AD_CLOSE: _Form(None, 55, is_ad=True),
+    CallKind.CHAPTER_CLOSE: _Form(None, None),
+    CallKind.MEDIA_CLOSE: _Form(None, 51),
+}
+
+_REPEATED: Final = tuple(
+    row for row in SESSION if row.member not in _ON_START | _ON_CLOSE_ONLY and row.context
+)
+_CLOSE_ONLY: Final = tuple(row for row in SESSION if row.member in _ON_CLOSE_ONLY)
+_AD_POD: Final = tuple(row for row in POD if row.context)
+
+
+class _Moment(NamedTuple):
+    """A call before it is ordered: closes come before the starts that the same event makes."""
+
+    sequence: int
+    rank: int
+    number: int
+    kind: CallKind
+    at_ms: int
+    context: dict[str, str]
+
+
+def analytics_calls(
+    session: Session, viewing: Viewing, session_id: str, datastream: Datastream
+) -> tuple[Call, ...]:
+    """Return every call of the session in the documented order, `ts` on each (4.1, 4.3)."""
+    audio = session.details.get("streamType") == "audio"
+    query, flags = _query(session, session_id, datastream, audio=audio)
+    repeated = _metadata(session, session_id)
+    custom = _custom(session, datastream)
+    moments = [_start(viewing, {**custom, **repeated})]
+    content_id = session.content_id
+    for number, ad in enumerate(viewing.ads):
+        own = {**custom, **_stripped(ad.custom_metadata, datastream), **repeated}
+        own.update(_ad_context(ad, content_id))
+        moments += _ad_moments(number, ad, own)
+    for number, chapter in enumerate(viewing.chapters):
+        own = {**custom, **_stripped(chapter.custom_metadata, datastream), **repeated}
+        own.update(_chapter_context(chapter, content_id))
+        rank = _rank(chapter.closed_by, 1)
+        moments.append(
+            _Moment(chapter.closed_sequence, rank, number, CallKind.CHAPTER_CLOSE, chapter.closed_at_ms, own)
+        )
+    close = {**custom, **repeated, **_values(session.details, _CLOSE_ONLY), **_close_context(viewing.metrics)}
+    close["a.media.downloaded"] = "true"
+    moments.sort()
+    moments.append(_Moment(len(viewing.events), 9, -1, CallKind.MEDIA_CLOSE, viewing.ended_at_ms, close))
+    return tuple(
+        _call(sequence, moment, query, flags, audio=audio) for sequence, moment in enumerate(moments)
+    )
+
+
+def _call(
+    sequence: int, moment: _Moment, query: Mapping[str, str], flags: tuple[str, ...], *, audio: bool
+) -> Call:
+    form = FORMS[moment.kind]
+    context, cut = _limited(moment.context)
+    return Call(
+        call=moment.kind,
+        sequence=sequence,
+        ts=moment.at_ms // 1000,
+        ts_ms=moment.at_ms,
+        pe=form.pe,
+        pev3=("audio" if audio else "video") + ("Ad" if form.is_ad else ""),
+        page_event=form.page_event,
+        query=query,
+        context=context,
+        flags=(*flags, "context_truncated") if cut else flags,
+        part=None if moment.number < 0 else moment.number,
+    )
+
+
+def _query(
+    session: Session, session_id: str, datastream: Datastream, *, audio: bool
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    visitor, routing = session.visitor, session.routing
+    query: dict[str, str] = {}
+    flags: list[str] = []
+    ecid, generated = ecid_of(session, session_id)
+    if ecid:
+        query["mid"] = ecid
+    if generated:
+        flags.append("mid_generated")
+    if visitor.aid:
+        query["aid"] = visitor.aid
+    is_only_id = not ecid and not visitor.aid
+    if visitor.vid and (is_only_id or datastream.rules.vid_rule is VidRule.ALWAYS):
+        query["vid"] = visitor.vid
+        flags.append("vid_with_ts")
+    if routing.organisation:
+        query["mcorgid"] = routing.organisation
+    if visitor.location_hint is not None:
+        query["aamlh"] = str(visitor.location_hint)
+    for identity in visitor.identities:
+        if session.form == "media_collection":
+            query[f"cid.{identity.namespace}.id"] = identity.id
+            query[f"cid.{identity.namespace}.as"] = str(identity.auth_state)
+    if audio:
+        query["ms_a"] = "1"
+    if routing.opt_out_forwarding:
+        query["opt.dmp"] = "N"
+    if routing.opt_out_share:
+        query["opt.oos"] = "1"
+    return query, tuple(flags)
+
+
+def _metadata(session: Session, session_id: str) -> dict[str, str]:
+    """Return the session's standard metadata, which every call repeats (4.2)."""
+    context = _values(session.details, _REPEATED)
+    context["a.media.vsid"] = session_id
+    if session.routing.opt_out_forwarding:
+        context["cm.ssf"] = "1"
+    return context
+
+
+def _custom(session: Session, datastream: Datastream) -> dict[str, str]:
+    custom = dict(session.context_data or {})
+    custom.update(_stripped(session.events[0].custom_metadata, datastream))
+    return custom
+
+
+def _stripped(custom: Mapping[str, str] | None, datastream: Datastream) -> dict[str, str]:
+    """Return customMetadata with the tenant cut from its names: Analytics gets the path only."""
+    if not custom:
+        return {}
+    prefix = f"_{datastream.tenant}." if datastream.tenant else ""
+    if not prefix:
+        return dict(custom)
+    return {name.removeprefix(prefix): value for name, value in custom.items()}
+
+
+def _start(viewing: Viewing, context: dict[str, str]) -> _Moment:
+    context["a.media.view"] = "true"
+    context["a.media.downloaded"] = "true"
+    return _Moment(0, -1, -1, CallKind.MEDIA_START, viewing.started_at_ms, context)
+
+
+def _ad_moments(number: int, ad: Ad, own: dict[str, str]) -> tuple[_Moment, _Moment]:
+    close = dict(own)
+    close["a.media.ad.timePlayed"] = str(seconds(ad.time_spent_ms))
+    if ad.is_completed:
+        close["a.media.ad.complete"] = "true"
+    own["a.media.ad.view"] = "true"
+    return (
+        _Moment(ad.started_sequence, 2, number, CallKind.AD_START, ad.started_at_ms, own),
+        _Moment(
+            ad.closed_sequence, _rank(ad.closed_by, 0), number, CallKind.AD_CLOSE, ad.closed_at_ms, close
+        ),
+    )
+
+
+def _rank(closed_by: str, rank: int) -> int:
+    """Return the place among the calls of one event; what the session's end closes comes after them all."""
+    return rank + 3 if closed_by == "end" else rank
+
+
+def _ad_context(ad: Ad, content_id: str) -> dict[str, str]:
+    context = _values(ad.pod, _AD_POD)
+    context.update(_values(ad.details, AD))
+    context["a.media.ad.pod"] = pod_or_chapter_id(content_id, ad.pod.get("index", 0))
+    return context
+
+
+def _chapter_context(chapter: Chapter, content_id: str) -> dict[str, str]:
+    context = _values(chapter.details, CHAPTER)
+    context["a.media.chapter.name"] = pod_or_chapter_id(content_id, chapter.details["index"])
+    context["a.media.chapter.view"] = "true"
+    context["a.media.chapter.timePlayed"] = str(seconds(chapter.time_spent_ms))
+    if chapter.is_completed:
+        context["a.media.chapter.complete"] = "true"
+    return context
+
+
+def _close_context(m: Metrics) -> dict[str, str]:
+    context = {
+        "a.media.timePlayed": str(seconds(m.content_time_spent_ms)),
+        "a.media.totalTimePlayed": str(seconds(m.media_time_spent_ms)),
+        "a.media.uniqueTimePlayed": str(seconds(m.unique_time_played_ms)),
+        "a.media.adCount": str(m.ad_count),
+        "a.media.chapterCount": str(m.chapter_count),
+        "a.media.pauseCount": str(m.pause_count),
+        "a.media.pauseTime": str(seconds(m.pause_time_ms)),
+        "a.media.estimatedStreams": str(m.estimated_streams),
+        "a.media.secondsSinceLastCall": str(m.seconds_since_last_call),
+    }
+    if m.average_minute_audience is not None:
+        context["a.media.averageMinuteAudience"] = _text(round(m.average_minute_audience, 6))
+    if m.segment is not None:
+        context["a.media.segment"] = m.segment
+    context.update({f"a.media.progress{marker}": "true" for marker in m.progress_markers})
+    context.update({name: "true" for name, is_set in _flags(m) if is_set})
+    context.update({name: str(number) for name, number in _when_positive(m) if number})
+    if m.time_to_start_ms is not None:
+        context["a.media.qoe.timeToStart"] = str(m.time_to_start_ms)
+    if m.bitrate_average_kbps is not None and m.bitrate_average_bucket is not None:
+        context["a.media.qoe.bitrateAverage"] = str(m.bitrate_average_kbps)
+        context["a.media.qoe.bitrateAverageBucket"] = m.bitrate_average_bucket
+    if m.player_sdk_errors:
+        context["a.media.qoe.playerSdkErrors"] = ",".join(m.player_sdk_errors)
+    if m.external_errors:
+        context["a.media.qoe.externalErrors"] = ",".join(m.external_errors)
+    for state in m.states:
+        name = f"a.media.states.{state.name.lower()}"
+        context[f"{name}.set"] = "true"
+        context[f"{name}.count"] = str(state.count)
+        context[f"{name}.time"] = str(seconds(state.time_ms))
+    return context
+
+
+def _flags(m: Metrics) -> Iterable[tuple[str, bool]]:
+    return (
+        ("a.media.play", m.is_played),
+        ("a.media.segmentView", m.is_played),
+        ("a.media.complete", m.is_completed),
+        ("a.media.federated", m.is_federated),
+        ("a.media.pause", m.pause_count > 0),
+        ("a.media.qoe.dropBeforeStart", m.is_dropped_before_start),
+        ("a.media.qoe.buffer", m.buffer_count > 0),
+        ("a.media.qoe.stall", m.stall_count > 0),
+        ("a.media.qoe.error", m.error_count > 0),
+        ("a.media.qoe.bitrateChange", m.bitrate_change_count > 0),
+        ("a.media.qoe.droppedFrames", bool(m.dropped_frames and m.dropped_frames > 0)),
+    )
+
+
+def _when_positive(m: Metrics) -> Iterable[tuple[str, int | None]]:
+    return (
+        ("a.media.qoe.bufferCount", m.buffer_count),
+        ("a.media.qoe.bufferTime", seconds(m.buffer_time_ms)),
+        ("a.media.qoe.stallCount", m.stall_count),
+        ("a.media.qoe.stallTime", seconds(m.stall_time_ms)),
+        ("a.media.qoe.errorCount", m.error_count),
+        ("a.media.qoe.bitrateChangeCount", m.bitrate_change_count),
+        ("a.media.qoe.droppedFrameCount", m.dropped_frames),
+    )
+
+
+def _values(details: Details, table: tuple[Field, ...]) -> dict[str, str]:
+    """Return the context variables of these details; a false flag is left out."""
+    return {
+        row.context: _text(details[row.member])
+        for row in table
+        if row.member in details and row.context and details[row.member] is not False
+    }
+
+
+def _text(value: Scalar) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _limited(context: dict[str, str]) -> tuple[dict[str, str], bool]:
+    """Return the context within Analytics' limit, and whether anything was cut: custom values go last."""
+    sizes = sum(len(name) + len(value) for name, value in context.items())
+    if sizes * 4 <= CONTEXT_LIMIT_BYTES:  # no character takes more than four bytes
+        return context, False
+    kept: dict[str, str] = {}
+    room = CONTEXT_LIMIT_BYTES
+    for name in sorted(context, key=lambda name: not name.startswith("a.")):
+        size = len(name.encode("utf-8", "replace")) + len(context[name].encode("utf-8", "replace")) + 2
+        if size <= room:
+            kept[name] = context[name]
+            room -= size
+    return kept, len(kept) < len(context)

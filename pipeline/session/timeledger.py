@@ -1,0 +1,52 @@
+"""The times of a session and what is doubtful about them; nothing is shifted (DESIGN.md 2.5, 6.10)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from pipeline.session.datastream import Datastream
+from pipeline.session.model import Session, TimeLedger, Viewing
+
+FUTURE_MS: Final = 24 * 3_600_000
+SKEW_MS: Final = 5 * 60_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def time_ledger(
+    session: Session, viewing: Viewing, received_at_ms: int, datastream: Datastream
+) -> TimeLedger:
+    """Return the session's times, with every doubt as a flag; all times in ms since 1970 UTC."""
+    flags: set[str] = set()
+    if max(viewing.event_times_ms) > received_at_ms + FUTURE_MS:
+        flags.add("future_ts")
+    skew_ms = None if session.sent_at_ms is None else received_at_ms - session.sent_at_ms
+    if skew_ms is not None and abs(skew_ms) > SKEW_MS:
+        flags.add("skew_suspected")
+    zone = _zone(datastream.time_zone)
+    day = _day(viewing.started_at_ms, zone)
+    return TimeLedger(
+        started_at_ms=viewing.started_at_ms,
+        ended_at_ms=viewing.ended_at_ms,
+        received_at_ms=received_at_ms,
+        sent_at_ms=session.sent_at_ms,
+        lateness_ms=received_at_ms - viewing.ended_at_ms,
+        viewing_day=day,
+        is_late_day=_day(received_at_ms, zone) > day,
+        skew_ms=skew_ms,
+        flags=frozenset(flags),
+    )
+
+
+def _day(at_ms: int, zone: ZoneInfo) -> str:
+    try:
+        return (_EPOCH + timedelta(milliseconds=at_ms)).astimezone(zone).date().isoformat()
+    except OverflowError:  # the first or last day of the calendar, moved beyond it by the zone
+        return (_EPOCH + timedelta(milliseconds=at_ms)).date().isoformat()
+
+
+@lru_cache(maxsize=256)
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)

@@ -1,0 +1,84 @@
+"""The session id: frozen by golden vectors, equal for every retry, different for another viewing."""
+
+from __future__ import annotations
+
+import json
+
+from pipeline.session.datastream import OPEN_DATASTREAM, Datastream
+from pipeline.session.identity import pod_or_chapter_id, session_id, visitor_key
+from pipeline.session.model import Session, Visitor
+from pipeline.wire import media_collection, media_edge
+from pipeline.wire.encode import to_media_collection, to_media_edge
+from tests.stories import story
+
+GOLDEN = {
+    "0 start, 0 play, 30 pause, 90 play, 100 end": (
+        "69d213141f44bbd3dab9c942973d8315d1537dc3a2ca13efba6fc384fd8f23e4"
+    ),
+    "0 start @0, 0.5 play @0.25, 10 complete @9.75": (
+        "e0b35c4f60a54e5ca251ed419b5d8ad8d9b671d77881e4a3210a7f04f6326786"
+    ),
+}
+
+
+def identity(session: Session, datastream: Datastream = OPEN_DATASTREAM) -> str:
+    return session_id(session, datastream)
+
+
+def test_the_canonical_form_is_frozen() -> None:
+    assert {text: identity(story(text)) for text in GOLDEN} == GOLDEN
+
+
+def test_a_retry_with_rebuilt_params_is_the_same_session() -> None:
+    body = json.loads(to_media_collection(story("0 start, 0 play, 100 end", show="Show")))
+    params = body[0]["params"]
+    body[0]["params"] = dict(reversed(params.items())) | {
+        "visitor.customerIDs": {"crm": {"id": "new"}},
+        "analytics.aid": "later",
+    }
+    retried = media_collection.decode(json.dumps(body).encode(), "/api/v1/downloaded")
+    assert identity(retried) == identity(story("0 start, 0 play, 100 end", show="Show"))
+
+
+def test_five_and_five_point_zero_are_one_playhead() -> None:
+    body = to_media_collection(story("0 start, 0 play, 5 end"))
+    assert b'"playhead":5.0' in body
+    whole = body.replace(b'"playhead":5.0', b'"playhead":5')
+    path = "/api/v1/downloaded"
+    assert identity(media_collection.decode(body, path)) == identity(media_collection.decode(whole, path))
+
+
+def test_another_moment_visitor_content_or_datastream_is_another_session() -> None:
+    base = story("0 start, 0 play, 100 end")
+    others = [
+        story("0 start, 0 play, 101 end"),
+        story("0 start, 0 play, 100 end", name="film-2"),
+        base._replace(visitor=Visitor(ecid="2", key_value="2")),
+        base._replace(routing=base.routing._replace(organisation="OTHER")),
+    ]
+    ids = {identity(session) for session in [base, *others]} | {identity(base, Datastream(id="other"))}
+    assert len(ids) == 6
+
+
+def test_the_utc_offset_of_an_edge_event_is_not_part_of_the_id() -> None:
+    item = json.loads(to_media_edge(story("0 start, 0 play, 100 end")))
+    moved = json.loads(json.dumps(item))
+    for event in moved["xdm"]["mediaDownloadedEvents"]:
+        event["mediaEventTimestamp"] = (
+            event["mediaEventTimestamp"].replace("T22:", "T23:").replace("Z", "+01:00")
+        )
+    decoded = [media_edge.decode(json.dumps(i).encode(), OPEN_DATASTREAM) for i in (item, moved)]
+    assert decoded[0].events[0].occurred_at_ms == decoded[1].events[0].occurred_at_ms
+    assert identity(decoded[0]) == identity(decoded[1])
+
+
+def test_the_visitor_key_is_shared_by_a_visitors_uploads_and_falls_back_to_the_session() -> None:
+    one, two = story("0 start, 5 end"), story("0 start, 9 end")
+    keys = {visitor_key(s, OPEN_DATASTREAM, identity(s)) for s in (one, two)}
+    assert len(keys) == 1
+    nobody = one._replace(visitor=Visitor(aid="a", vid="v"))
+    assert visitor_key(nobody, OPEN_DATASTREAM, "the-session") == "the-session"
+
+
+def test_pod_and_chapter_ids_are_the_md5_of_the_content_and_the_index() -> None:
+    assert pod_or_chapter_id("abc", 1) == "900150983cd24fb0d6963f7d28e17f72_1"

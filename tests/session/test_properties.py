@@ -1,0 +1,133 @@
+"""Properties that hold for every session, found by hypothesis where they don't."""
+
+from __future__ import annotations
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from pipeline.session.datastream import OPEN_DATASTREAM, Rules
+from pipeline.session.identity import session_id
+from pipeline.session.measure import measure
+from pipeline.session.model import Details, Event, Form, Kind, Routing, Session, Visitor
+from pipeline.wire import media_collection, media_edge
+from pipeline.wire.encode import to_media_collection, to_media_edge
+from tests.stories import BASE_MS
+
+START: Details = {"name": "film", "length": 600, "contentType": "vod", "playerName": "p", "channel": "c"}
+_DETAILS: dict[Kind, Details] = {
+    Kind.AD_BREAK_START: {"index": 1, "offset": 0},
+    Kind.AD_START: {"name": "ad", "length": 15, "podPosition": 1, "playerName": "p"},
+    Kind.CHAPTER_START: {"index": 1, "offset": 0, "length": 60},
+    Kind.ERROR: {"name": "e", "source": "player"},
+}
+KINDS = [kind for kind in Kind if kind not in {Kind.SESSION_START, Kind.STATES_UPDATE, Kind.BITRATE_CHANGE}]
+
+
+@st.composite
+def sessions(draw: st.DrawFn, *, steps_back: bool = False, whole: bool = False) -> Session:
+    """Sessions with any order of events; times go on (or back), playheads are anywhere."""
+    at_ms = BASE_MS
+    events = [Event(Kind.SESSION_START, at_ms, 0, START)]
+    playheads = st.integers(0, 700) if whole else st.floats(0, 700, width=32)
+    for kind in draw(st.lists(st.sampled_from(KINDS), max_size=30)):
+        at_ms += draw(st.integers(-5_000 if steps_back else 0, 900_000))
+        events.append(Event(kind, at_ms, draw(playheads), _DETAILS.get(kind, {})))
+    return Session(
+        Form.MEDIA_COLLECTION, tuple(events), Visitor("1", "1"), Routing("org", ("suite",), "server")
+    )
+
+
+@given(sessions())
+def test_time_is_never_negative_nor_longer_than_the_span(session: Session) -> None:
+    viewing = measure(session, Rules())
+    metrics = viewing.metrics
+    span_ms = viewing.ended_at_ms - viewing.started_at_ms
+    spent = (
+        metrics.media_time_spent_ms,
+        metrics.pause_time_ms,
+        metrics.buffer_time_ms,
+        metrics.stall_time_ms,
+    )
+    assert min(spent) >= 0
+    assert sum(spent) <= span_ms
+
+
+@given(sessions())
+def test_content_and_ads_are_the_total(session: Session) -> None:
+    viewing = measure(session, Rules())
+    metrics = viewing.metrics
+    assert metrics.content_time_spent_ms + metrics.ad_time_spent_ms == metrics.media_time_spent_ms
+    assert sum(ad.time_spent_ms for ad in viewing.ads) == metrics.ad_time_spent_ms
+    assert sum(chapter.time_spent_ms for chapter in viewing.chapters) <= metrics.content_time_spent_ms
+
+
+@given(sessions())
+def test_unique_time_is_at_most_what_the_playheads_span(session: Session) -> None:
+    playheads = [event.playhead_s for event in session.events]
+    unique_ms = measure(session, Rules()).metrics.unique_time_played_ms
+    assert 0 <= unique_ms <= (max(playheads) - min(playheads)) * 1000 + 1
+
+
+@given(sessions(steps_back=True), st.integers(-(10**9), 10**9))
+def test_moving_all_times_moves_only_times(session: Session, by_ms: int) -> None:
+    moved = session._replace(
+        events=tuple(e._replace(occurred_at_ms=e.occurred_at_ms + by_ms) for e in session.events)
+    )
+    before, after = measure(session, Rules()), measure(moved, Rules())
+    assert after.metrics == before.metrics
+    assert after.flags == before.flags
+    assert after.ended_at_ms - before.ended_at_ms == by_ms
+
+
+@given(sessions(), st.lists(st.sampled_from(KINDS), min_size=1, max_size=5))
+def test_events_after_a_session_end_change_nothing(session: Session, more: list[Kind]) -> None:
+    last = session.events[-1]
+    assume(all(event.kind is not Kind.SESSION_END for event in session.events))
+    ended = (*session.events, Event(Kind.SESSION_END, last.occurred_at_ms, last.playhead_s))
+    tail = tuple(Event(kind, last.occurred_at_ms + 1000, 5, _DETAILS.get(kind, {})) for kind in more)
+    clean = measure(session._replace(events=ended), Rules())
+    with_tail = measure(session._replace(events=(*ended, *tail)), Rules())
+    assert with_tail.metrics == clean.metrics
+    assert with_tail.ended_at_ms == clean.ended_at_ms
+
+
+@given(st.integers(2, 300), st.data())
+def test_a_ping_inside_normal_playback_changes_nothing(played_s: int, data: st.DataObject) -> None:
+    at_s = data.draw(st.integers(1, played_s - 1))
+
+    def session(*pings: int) -> Session:
+        middle = tuple(Event(Kind.PING, BASE_MS + p * 1000, p) for p in pings)
+        events = (
+            Event(Kind.SESSION_START, BASE_MS, 0, START),
+            Event(Kind.PLAY, BASE_MS, 0),
+            *middle,
+            Event(Kind.SESSION_COMPLETE, BASE_MS + played_s * 1000, played_s),
+        )
+        return Session(Form.MEDIA_COLLECTION, events, Visitor(), Routing())
+
+    assert measure(session(at_s), Rules()).metrics == measure(session(), Rules()).metrics
+
+
+@given(sessions(steps_back=True))
+def test_measuring_never_fails_and_always_closes(session: Session) -> None:
+    viewing = measure(session, Rules())
+    assert any(event.kind is Kind.SESSION_COMPLETE for event in viewing.events)
+    assert len(viewing.event_times_ms) == len(viewing.events)
+    assert list(viewing.event_times_ms) == sorted(viewing.event_times_ms)
+
+
+@settings(max_examples=50)
+@given(sessions(whole=True))
+def test_the_same_viewing_in_both_wire_forms_gives_the_same_metrics(session: Session) -> None:
+    collected = media_collection.decode(to_media_collection(session), "/api/v1/downloaded")
+    edge = media_edge.decode(to_media_edge(session), OPEN_DATASTREAM)
+    assert measure(collected, Rules()).metrics == measure(edge, Rules()).metrics
+    assert [e.kind for e in collected.events] == [e.kind for e in edge.events]
+
+
+@settings(max_examples=50)
+@given(sessions())
+def test_a_session_survives_its_wire_form(session: Session) -> None:
+    decoded = media_collection.decode(to_media_collection(session), "/api/v1/downloaded")
+    assert session_id(decoded, OPEN_DATASTREAM) == session_id(session, OPEN_DATASTREAM)
+    assert measure(decoded, Rules()).metrics == measure(session, Rules()).metrics
