@@ -1,0 +1,106 @@
+"""Framed Avro in and out: 0x00, the schema's id in four bytes, then the record (Confluent's framing)."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from typing import Any, Final, Protocol, Self, TypeVar
+
+import fastavro
+
+from pipeline.contract.ports import SchemaIds
+from pipeline.contract.topics import load_schema
+
+MAGIC: Final = 0
+_FRAME: Final = struct.Struct(">bI")
+
+
+class Undecodable(Exception):
+    """The bytes are no framed Avro record of a schema that we know."""
+
+
+class AvroRecord(Protocol):
+    """A generated record class of `pipeline.contract.records`."""
+
+    def to_avro(self) -> dict[str, Any]:
+        """Return the record as fastavro writes it."""
+
+    @classmethod
+    def from_avro(cls, value: dict[str, Any]) -> Self:
+        """Return the record that fastavro read."""
+
+
+R = TypeVar("R", bound=AvroRecord)
+
+
+class Codec:
+    """Encodes and decodes records; schema ids come through the registry's port."""
+
+    def __init__(self, schema_ids: SchemaIds) -> None:
+        self._ids = schema_ids
+        self._writers: dict[str, tuple[bytes, Any]] = {}
+        self._readers: dict[int, Any] = {}
+
+    def encode(self, topic: str, record: AvroRecord) -> bytes:
+        """Return the framed record under the topic's schema."""
+        found = self._writers.get(topic)
+        if found is None:
+            schema = load_schema(topic)
+            schema_id = self._ids.id_of(subject_of(topic), schema_text(schema))
+            found = (_FRAME.pack(MAGIC, schema_id), fastavro.parse_schema(schema))
+            self._writers[topic] = found
+        frame, parsed = found
+        out = io.BytesIO()
+        out.write(frame)
+        fastavro.schemaless_writer(out, parsed, record.to_avro())
+        return out.getvalue()
+
+    def decode(self, value: bytes | None) -> dict[str, Any]:
+        """Return the decoded value, or raise `Undecodable`."""
+        if value is None:
+            raise Undecodable("a tombstone has no value")
+        try:
+            magic, schema_id = _FRAME.unpack_from(value)
+        except struct.error:
+            raise Undecodable(f"{len(value)} bytes are too short for a frame") from None
+        if magic != MAGIC:
+            raise Undecodable(f"the frame starts with {magic}, not 0")
+        stream = io.BytesIO(value)
+        stream.seek(_FRAME.size)
+        try:
+            decoded = fastavro.schemaless_reader(stream, self._reader(schema_id), None)
+        except KeyError:
+            raise Undecodable(f"no schema has the id {schema_id}") from None
+        except Exception as error:  # noqa: BLE001 - fastavro raises whatever its bytes led it to
+            raise Undecodable(f"not Avro of schema {schema_id}: {error!r}") from None
+        if stream.tell() != len(value):
+            raise Undecodable(f"{len(value) - stream.tell()} bytes follow the record")
+        if not isinstance(decoded, dict):
+            raise Undecodable(f"schema {schema_id} is no record")
+        return decoded
+
+    def decode_record(self, record: type[R], value: bytes | None) -> R:
+        """Return the value as a record of this class, or raise `Undecodable`."""
+        decoded = self.decode(value)
+        try:
+            return record.from_avro(decoded)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise Undecodable(f"not a {record.__name__}: {error!r}") from None
+
+    def _reader(self, schema_id: int) -> Any:
+        parsed = self._readers.get(schema_id)
+        if parsed is None:
+            parsed = fastavro.parse_schema(json.loads(self._ids.schema_of(schema_id)))
+            self._readers[schema_id] = parsed
+        return parsed
+
+
+def subject_of(topic: str) -> str:
+    """Return the registry subject of a topic's values (TopicNameStrategy)."""
+    return f"{topic}-value"
+
+
+def schema_text(schema: dict[str, Any]) -> str:
+    """Return the schema as it is registered: one line of JSON."""
+    return json.dumps(schema, separators=(",", ":"))

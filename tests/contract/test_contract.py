@@ -1,0 +1,127 @@
+"""The contract: generated records, framing, examples, topics, the partitioner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+
+from pipeline.contract import records
+from pipeline.contract.codec import Codec, Undecodable
+from pipeline.contract.generate import RECORDS, generated
+from pipeline.contract.partition import murmur2, partition_of
+from pipeline.contract.topics import SCHEMAS_DIR, load_schema, load_topics
+from tests.fakes import FakeSchemaIds
+
+TOPICS = load_topics()
+EXAMPLES = SCHEMAS_DIR / "examples"
+
+
+def example(topic: str) -> dict[str, Any]:
+    name = TOPICS[topic].schema_file.removesuffix(".avsc")
+    found: dict[str, Any] = json.loads((EXAMPLES / f"{name}.json").read_text(), object_hook=_with_bytes)
+    return found
+
+
+def _with_bytes(value: dict[str, Any]) -> Any:
+    return value["bytes"].encode() if set(value) == {"bytes"} else value
+
+
+def record_class(topic: str) -> Any:
+    return getattr(records, load_schema(topic)["name"])
+
+
+def test_the_records_are_what_the_schemas_give() -> None:
+    assert RECORDS.read_text() == generated()
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_the_example_of_a_topic_survives_encoding(topic: str) -> None:
+    record = record_class(topic).from_avro(example(topic))
+    codec = Codec(FakeSchemaIds())
+    value = codec.encode(topic, record)
+    assert value[0] == 0
+    assert codec.decode_record(record_class(topic), value) == record
+    assert codec.decode(value) == example(topic)
+
+
+def test_every_schema_has_a_topic_and_every_example_a_schema() -> None:
+    files = {path.name for path in SCHEMAS_DIR.glob("*.avsc")}
+    assert files == {topic.schema_file for topic in TOPICS.values()}
+    assert {path.stem for path in EXAMPLES.glob("*.json")} == {name.removesuffix(".avsc") for name in files}
+
+
+def _docs(schema: Any, place: str) -> list[str]:
+    if isinstance(schema, list):
+        return [missing for branch in schema for missing in _docs(branch, place)]
+    if not isinstance(schema, dict):
+        return []
+    missing = [] if schema["type"] != "record" or schema.get("doc") else [place]
+    for field in schema.get("fields", ()):
+        missing += [] if field.get("doc") else [f"{place}.{field['name']}"]
+        missing += _docs(field["type"], f"{place}.{field['name']}")
+    return missing + _docs(schema.get("items"), place) + _docs(schema.get("values"), place)
+
+
+@pytest.mark.parametrize("path", sorted(SCHEMAS_DIR.glob("*.avsc")), ids=lambda path: path.name)
+def test_every_record_and_field_has_a_doc(path: Path) -> None:
+    schema = json.loads(path.read_text())
+    fastavro.parse_schema(schema)
+    assert _docs(schema, schema["name"]) == []
+
+
+def test_an_optional_field_can_be_added_without_breaking_old_readers() -> None:
+    topic = "media.days.changed"
+    newer = json.loads(json.dumps(load_schema(topic)))
+    newer["fields"].append({"name": "extra", "type": ["null", "string"], "default": None, "doc": "New."})
+    ids = FakeSchemaIds()
+    codec = Codec(ids)
+    old_value = codec.encode(topic, record_class(topic).from_avro(example(topic)))
+    assert codec.decode_record(record_class(topic), old_value) is not None
+    new_id = ids.id_of("s", json.dumps(newer))
+    import io
+
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, fastavro.parse_schema(newer), {**example(topic), "extra": "x"})
+    framed = b"\x00" + new_id.to_bytes(4, "big") + out.getvalue()
+    assert codec.decode_record(record_class(topic), framed) == record_class(topic).from_avro(example(topic))
+
+
+@pytest.mark.parametrize(
+    "value", [None, b"", b"\x00\x00", b"\x01\x00\x00\x00\x01x", b"\x00\x00\x00\x00\x09x"]
+)
+def test_what_is_no_framed_record_is_undecodable(value: bytes | None) -> None:
+    with pytest.raises(Undecodable):
+        Codec(FakeSchemaIds()).decode(value)
+
+
+def test_bytes_after_a_record_are_undecodable() -> None:
+    codec = Codec(FakeSchemaIds())
+    value = codec.encode(
+        "media.days.changed", record_class("media.days.changed").from_avro(example("media.days.changed"))
+    )
+    for broken in (value + b"x", value[:-1]):
+        with pytest.raises(Undecodable):
+            codec.decode(broken)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    # Results of Kafka's own Java client for these keys.
+    [(b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536)],
+)
+def test_the_partitioner_is_that_of_kafkas_java_clients(key: bytes, expected: int) -> None:
+    assert murmur2(key) == expected & 0xFFFFFFFF
+    assert 0 <= partition_of(key, 24) < 24
+
+
+def test_the_index_lives_on_as_many_partitions_as_the_uploads() -> None:
+    assert TOPICS["media.index"].partitions == TOPICS["media.uploads"].partitions
+    assert TOPICS["media.index"].cleanup == {"compact", "delete"}
+
+
+def test_every_topic_takes_a_record_as_large_as_the_body_limit_allows() -> None:
+    assert TOPICS["media.uploads"].max_record_bytes(4_194_304) > 4_194_304
