@@ -1,0 +1,381 @@
+"""Media Collection bodies: a JSON array of events to a session (`spec/media-collection.md` 1, 2.1, 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pipeline.session.model import (
+    NO_DETAILS,
+    Event,
+    Form,
+    Identity,
+    Implementation,
+    Kind,
+    Qoe,
+    Routing,
+    Session,
+    Visitor,
+)
+from pipeline.wire.body import count_keys, duplicate_key, parse
+from pipeline.wire.problems import Problem, Rejected
+from pipeline.wire.tables import (
+    CUSTOMER_ID,
+    CUSTOMER_IDS,
+    EVENTS,
+    LAST_MS,
+    METADATA_KEY,
+    PLAYHEAD,
+    QOE,
+    STATE,
+    STATE_LISTS,
+    TS,
+    EventType,
+)
+from pipeline.wire.values import NUMBER_LIMIT, Rule, fault_of
+
+SESSIONS_PATH: Final = "/api/v1/sessions"
+_DOWNLOADED: Final = "media.downloaded"
+_MEMBERS: Final = frozenset({"eventType", "playerTime", "params", "qoeData", "customMetadata"})
+_IMPLEMENTATION: Final = Implementation(name="media-collection-api")
+
+
+def decode(body: bytes, path: str, *, strict: bool = False) -> Session:
+    """Return the session, or raise `Rejected` with every problem of the body."""
+    elements = parse(body)
+    if type(elements) is not list:
+        raise Rejected((_not_array(elements, path),))
+    if not elements:
+        raise Rejected((Problem("", "empty", "the array has no events"),))
+    reader = _Reader(strict=strict)
+    events = [reader.event(index, element) for index, element in enumerate(elements)]
+    reader.whole(elements, path)
+    if reader.problems:
+        raise Rejected(tuple(sorted(reader.problems, key=lambda p: -1 if p.index is None else p.index)))
+    twice = duplicate_key(body, reader.keys)
+    if twice is not None:
+        raise Rejected((Problem("", "duplicate_key", f"the key {twice!r} stands twice in one object"),))
+    params = elements[0]["params"]
+    return Session(
+        form=Form.MEDIA_COLLECTION,
+        events=tuple(events),  # type: ignore[arg-type]  # None only where there is a problem
+        visitor=_visitor(params),
+        routing=_routing(params),
+        implementation=_IMPLEMENTATION,
+        flags=frozenset(reader.flags),
+    )
+
+
+def _not_array(value: Any, path: str) -> Problem:
+    if path != SESSIONS_PATH or type(value) is not dict:
+        return Problem("", "type", "must be an array of events")
+    params = value.get("params")
+    if type(params) is dict and params.get(_DOWNLOADED) is True:
+        return Problem("", "downloaded_flag_on_live", "a downloaded session must be sent as an array")
+    return Problem("", "live_sessions_not_supported", "live sessions are not supported")
+
+
+class _Reader:
+    """Collects events, problems and flags of one body; counts keys for the duplicate check."""
+
+    __slots__ = ("_index", "_strict", "_type", "flags", "keys", "problems")
+
+    def __init__(self, *, strict: bool) -> None:
+        self.problems: list[Problem] = []
+        self.flags: set[str] = set()
+        self.keys = 0
+        self._strict = strict
+        self._index = 0
+        self._type: str | None = None
+
+    def event(self, index: int, element: Any) -> Event | None:
+        """Return the event, or None when it has a problem."""
+        self._index = index
+        self._type = None
+        if type(element) is not dict:
+            self._problem(f"/{index}", "type", "must be an object")
+            return None
+        event_type = element.get("eventType")
+        if type(event_type) is not str:
+            missing = "eventType" not in element
+            self._problem(
+                f"/{index}" if missing else f"/{index}/eventType",
+                "required" if missing else "type",
+                "eventType is missing" if missing else "must be of type string",
+            )
+            return None
+        self._type = event_type
+        kind = EVENTS.get(event_type)
+        if kind is None:
+            self._problem(f"/{index}/eventType", "unknown_event_type", f"no event type {event_type!r}")
+            return None
+        playhead_s, ts = self._player_time(element)
+        self.keys += len(element)
+        if len(element) == 2 and not kind.needs_params:
+            return Event(kind.kind, ts, playhead_s)
+        return self._full_event(element, kind, playhead_s, ts)
+
+    def whole(self, elements: list[Any], path: str) -> None:
+        """Check what concerns the array: its first event, a second sessionStart, the downloaded flag."""
+        types = [element.get("eventType") if type(element) is dict else None for element in elements]
+        self._index, self._type = 0, types[0] if type(types[0]) is str else None
+        if types[0] != "sessionStart" and types[0] in EVENTS:
+            self._problem("/0/eventType", "first_event", "the first event must be sessionStart")
+        for index, event_type in enumerate(types):
+            if index and event_type == "sessionStart":
+                self._index, self._type = index, "sessionStart"
+                self._problem(
+                    f"/{index}/eventType",
+                    "second_session_start",
+                    "one array is one session: a second sessionStart",
+                )
+        params = elements[0].get("params") if types[0] == "sessionStart" else None
+        if type(params) is dict:
+            self._index, self._type = 0, "sessionStart"
+            self._downloaded(params.get(_DOWNLOADED), path)
+
+    def _downloaded(self, flag: Any, path: str) -> None:
+        if path == SESSIONS_PATH and flag in (None, False):
+            message = "must be true for an array on this path"
+        elif flag is False:
+            message = "must be true or absent"
+        else:
+            return
+        self._problem(f"/0/params/{_DOWNLOADED}", "downloaded_flag", message)
+
+    def _player_time(self, element: Mapping[str, Any]) -> tuple[float, int]:
+        time = element.get("playerTime")
+        if type(time) is dict:
+            playhead, ts = time.get("playhead"), time.get("ts")
+            if (
+                type(ts) is int
+                and 0 <= ts <= LAST_MS
+                and (type(playhead) is int or type(playhead) is float)
+                and 0 <= playhead <= NUMBER_LIMIT
+                and len(time) == 2
+            ):
+                self.keys += 2
+                return playhead, ts
+        place = f"/{self._index}/playerTime"
+        found = self._object(element, "playerTime", required=True)
+        if found is None:
+            return 0, 0
+        self._values(place, found, {"playhead": PLAYHEAD, "ts": TS}, "unknown_member")
+        playhead, ts = found.get("playhead", 0), found.get("ts", 0)
+        is_number = type(ts) in (int, float) and type(playhead) in (int, float)
+        return (playhead, int(ts)) if is_number and abs(ts) <= NUMBER_LIMIT else (0, 0)
+
+    def _full_event(self, element: dict[str, Any], kind: EventType, playhead_s: float, ts: int) -> Event:
+        place = f"/{self._index}"
+        sent = self._object(element, "params", required=kind.needs_params)
+        params = {} if sent is None else sent
+        quality = self._object(element, "qoeData") or {}
+        unknown: dict[str, Any] = {}
+        if kind.kind is Kind.SESSION_START and CUSTOMER_IDS in params:
+            self._customer_ids(params[CUSTOMER_IDS])
+        states = ((), ()) if sent is None else self._states(element["eventType"], params)
+        if sent is not None:
+            nested = _NESTED.get(kind.kind, ())
+            strange = self._values(f"{place}/params", params, kind.params, "unknown_param", nested)
+            if strange:
+                unknown["params"] = strange
+        strange = self._values(f"{place}/qoeData", quality, kind.qoe, "unknown_param")
+        if strange:
+            unknown["qoeData"] = strange
+        strange = {name: value for name, value in element.items() if name not in _MEMBERS}
+        if strange:
+            self._unknown(place, strange, "unknown_member")
+            unknown["members"] = strange
+        return Event(
+            kind=kind.kind,
+            occurred_at_ms=ts,
+            playhead_s=playhead_s,
+            details=_details(kind, params, quality),
+            qoe=_qoe({**params, **quality} if kind.kind is Kind.BITRATE_CHANGE else quality),
+            custom_metadata=self._metadata(element, kind),
+            states_started=states[0],
+            states_ended=states[1],
+            unknown=unknown or None,
+        )
+
+    def _states(self, event_type: str, params: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        if event_type == "statesUpdate":
+            place = f"/{self._index}/params"
+            if not any(name in params for name in STATE_LISTS):
+                self._problem(place, "anyOf", "needs statesStart or statesEnd")
+            started, ended = (self._state_list(f"{place}/{name}", params.get(name)) for name in STATE_LISTS)
+            return started, ended
+        name = params.get("media.state.name")
+        names = (name,) if type(name) is str else ()
+        if event_type == "stateStart":
+            return names, ()
+        return ((), names) if event_type == "stateEnd" else ((), ())
+
+    def _state_list(self, place: str, states: Any) -> tuple[str, ...]:
+        if states is None:
+            return ()
+        if type(states) is not list:
+            self._problem(place, "type", "must be an array")
+            return ()
+        names: list[str] = []
+        for number, state in enumerate(states):
+            if type(state) is not dict:
+                self._problem(f"{place}/{number}", "type", "must be an object")
+                continue
+            self._values(f"{place}/{number}", state, STATE, "unknown_param")
+            name = state.get("media.state.name")
+            if type(name) is str:
+                names.append(name)
+        return tuple(names)
+
+    def _customer_ids(self, ids: Any) -> None:
+        place = f"/{self._index}/params/{CUSTOMER_IDS}"
+        if type(ids) is not dict:
+            self._problem(place, "type", "must be an object")
+            return
+        self.keys += len(ids)
+        for name, customer in ids.items():
+            if type(customer) is dict:
+                self._values(f"{place}/{_escaped(name)}", customer, CUSTOMER_ID, "unknown_param")
+            else:
+                self._problem(f"{place}/{_escaped(name)}", "type", "must be an object")
+
+    def _metadata(self, element: Mapping[str, Any], kind: EventType) -> dict[str, str] | None:
+        sent = self._object(element, "customMetadata")
+        if not sent:
+            return None
+        place = f"/{self._index}/customMetadata"
+        self.keys += len(sent)
+        kept: dict[str, str] = {}
+        for name, value in sent.items():
+            if not METADATA_KEY.fullmatch(name):
+                self._problem(
+                    place,
+                    "additionalProperties",
+                    f"the key {name!r} has other characters than a-z A-Z 0-9 _ .",
+                )
+            elif type(value) is not str:
+                self._problem(f"{place}/{name}", "type", "must be of type string")
+            elif name.startswith("a."):
+                self.flags.add("metadata_key_reserved")
+            else:
+                kept[name] = value
+                if name.startswith("media."):
+                    self.flags.add("metadata_key_media")
+        if not kind.carries_metadata:
+            self.flags.add("custom_metadata_ignored")
+            return None
+        return kept or None
+
+    def _object(
+        self, element: Mapping[str, Any], name: str, *, required: bool = False
+    ) -> dict[str, Any] | None:
+        value = element.get(name)
+        if type(value) is dict:
+            return value
+        if name in element:
+            self._problem(f"/{self._index}/{name}", "type", "must be an object")
+        elif required:
+            self._problem(f"/{self._index}", "required", f"{name} is missing")
+        return None
+
+    def _values(
+        self,
+        place: str,
+        values: Mapping[str, Any],
+        rules: Mapping[str, Rule],
+        flag: str,
+        nested: tuple[str, ...] = (),
+    ) -> dict[str, Any]:
+        """Check the values of one object against their rules; return those that have none."""
+        self.keys += len(values)
+        strange: dict[str, Any] = {}
+        for name, value in values.items():
+            rule = rules.get(name)
+            if rule is None:
+                if name not in nested:
+                    strange[name] = value
+                continue
+            fault = fault_of(rule, value, strict=self._strict)
+            if fault is not None:
+                self._problem(f"{place}/{_escaped(name)}", fault.rule, fault.message)
+            elif rule.fraction_ok and type(value) is float and not value.is_integer():
+                self.flags.add("fraction_rounded")
+        for name, rule in rules.items():
+            if rule.required and name not in values:
+                self._problem(place, "required", f"{name} is missing")
+        if strange:
+            self._unknown(place, strange, flag)
+        return strange
+
+    def _unknown(self, place: str, strange: Mapping[str, Any], flag: str) -> None:
+        self.keys += sum(count_keys(value) for value in strange.values())
+        if self._strict:
+            for name in strange:
+                self._problem(place, "additionalProperties", f"{name!r} is not a documented key")
+        else:
+            self.flags.add(flag)
+
+    def _problem(self, pointer: str, rule: str, message: str) -> None:
+        self.problems.append(Problem(pointer, rule, message, self._index, self._type))
+
+
+_NESTED: Final[dict[Kind, tuple[str, ...]]] = {
+    Kind.SESSION_START: (CUSTOMER_IDS,),
+    Kind.STATES_UPDATE: STATE_LISTS,
+}
+"""Params that hold objects or arrays, checked on their own."""
+
+
+def _details(kind: EventType, params: Mapping[str, Any], quality: Mapping[str, Any]) -> dict[str, Any]:
+    if kind.kind is Kind.ERROR:
+        error_id = params.get("media.errorId") or quality.get("media.qoe.errorID")
+        source = params.get("media.errorSource") or quality.get("media.qoe.errorSource") or "player"
+        return {"name": error_id, "source": source} if error_id else {"source": source}
+    if not kind.fields:
+        return NO_DETAILS  # type: ignore[return-value]  # shared and never written to
+    return {row.member: params[row.param] for row in kind.fields if row.param in params}
+
+
+def _qoe(quality: Mapping[str, Any]) -> Qoe | None:
+    if not quality:
+        return None
+    values = [quality.get(name) for name in QOE]
+    return None if values == _NO_QOE else Qoe(*values)
+
+
+_NO_QOE: Final = [None] * len(QOE)
+
+
+def _visitor(params: Mapping[str, Any]) -> Visitor:
+    ecid = params.get("visitor.marketingCloudUserId") or None
+    hint = params.get("visitor.aamLocationHint")
+    return Visitor(
+        ecid=ecid,
+        key_value=ecid,
+        aid=params.get("analytics.aid") or None,
+        vid=params.get("analytics.visitorId") or None,
+        location_hint=None if hint is None else int(hint),
+        app_installation_id=params.get("appInstallationId") or None,
+        identities=tuple(
+            Identity(name, customer["id"], int(customer.get("authState", 0)))
+            for name, customer in params.get(CUSTOMER_IDS, {}).items()
+        ),
+    )
+
+
+def _routing(params: Mapping[str, Any]) -> Routing:
+    suites = (suite.strip() for suite in params["analytics.reportSuite"].split(","))
+    return Routing(
+        organisation=params["visitor.marketingCloudOrgId"],
+        report_suites=tuple(dict.fromkeys(suite for suite in suites if suite)),
+        tracking_server=params["analytics.trackingServer"],
+        ssl=params.get("analytics.enableSSL", True),
+        opt_out_forwarding=params.get("analytics.optOutServerSideForwarding", False),
+        opt_out_share=params.get("analytics.optOutShare", False),
+    )
+
+
+def _escaped(name: str) -> str:
+    """Return the name as a token of a JSON Pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,53 @@
+"""What can be wrong with a body: the closed list of rules, and the exception that carries all problems."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+RULES: Final[dict[str, str]] = {
+    "additionalProperties": "A key that may not be there (strict datastreams; customMetadata key pattern).",
+    "anyOf": "None of the alternatives is there (statesUpdate needs statesStart or statesEnd).",
+    "body_too_large": "The body is larger than the limit.",
+    "config_id": "The query parameter configId is missing.",
+    "content_encoding": "The content coding is not supported, or the body is not in it.",
+    "content_type": "The content type is not JSON.",
+    "downloaded_flag": "media.downloaded has a value that the path doesn't allow.",
+    "downloaded_flag_on_live": "A single session start that says it is downloaded: those are arrays.",
+    "duplicate_key": "A key stands twice in one object.",
+    "empty": "An array that needs elements has none.",
+    "enum": "Not one of the allowed values.",
+    "first_event": "The first event is not sessionStart.",
+    "format": "Not in the wanted format (RFC 3339 with offset).",
+    "json": "Not JSON in UTF-8.",
+    "live_sessions_not_supported": "A single session start is a live session, which is not supported.",
+    "maximum": "The number is larger than it can be.",
+    "minLength": "The string is empty.",
+    "minimum": "The number is smaller than it can be.",
+    "not_allowed": "A member that must not be sent.",
+    "pattern": "The string doesn't have the wanted form.",
+    "required": "A key that must be there is missing.",
+    "second_session_start": "A second sessionStart: one upload is one session.",
+    "type": "The value is of another type.",
+    "undecodable": "A stored record can't be read.",
+    "unknown_datastream": "No datastream has this id.",
+    "unknown_event_type": "No event type has this name.",
+}
+"""Every rule that a problem may name; `docs/errors.md` is drawn from it."""
+
+
+class Problem(NamedTuple):
+    """One problem: `pointer` is a JSON Pointer (Media Collection) or a JSONPath from the item (Edge)."""
+
+    pointer: str
+    rule: str
+    message: str
+    index: int | None = None  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
+    event_type: str | None = None
+
+
+class Rejected(Exception):
+    """The data is wrong: every problem of the body, in order of appearance."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__(f"{len(problems)} problems, first {problems[0]}")
+        self.problems = problems
