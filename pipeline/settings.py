@@ -68,6 +68,11 @@ def names() -> dict[str, str]:
     return {PREFIX + f.name.upper(): f.metadata["doc"] for f in dataclasses.fields(Settings)}
 
 
+def defaults() -> dict[str, str]:
+    """Return every environment variable with its setting's default, as text."""
+    return {PREFIX + f.name.upper(): str(f.default) for f in dataclasses.fields(Settings)}
+
+
 def load(environ: Mapping[str, str] | None = None, **options: Any) -> Settings:
     """Return the settings of this process, or raise `SettingError` naming the first bad one.
 

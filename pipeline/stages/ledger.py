@@ -1,0 +1,176 @@
+"""The ledger: proves that what came in equals what went out (DESIGN.md 2.4).
+
+*Received* counts upload ids where the door put them; everything else counts what came out. Each
+outcome says how many records of every derived topic it gave, so that one missing or extra record of
+any topic is a difference. Totals are exact over the hours that every topic still holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+HOUR_MS: Final = 3_600_000
+
+OUTCOMES: Final = ("accepted", "duplicate", "rejected")
+
+
+class Entry(NamedTuple):
+    """One decoded record as the ledger reads it, with the position of the worker in its partition."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    timestamp_ms: int
+    value: Mapping[str, object]
+
+
+class Check(NamedTuple):
+    """One equation of the ledger: it balances when `expected` equals `found`."""
+
+    name: str
+    expected: int
+    found: int
+
+    @property
+    def balances(self) -> bool:
+        """Whether both sides are equal."""
+        return self.expected == self.found
+
+
+class Ledger(NamedTuple):
+    """Totals by outcome, and every check; `hours` are the same totals per hour of receipt."""
+
+    received: int
+    redelivered: int
+    pending: int
+    outcomes: Mapping[str, int]
+    reasons: Mapping[str, int]
+    checks: tuple[Check, ...]
+    hours: Mapping[int, Mapping[str, int]]
+
+    @property
+    def balances(self) -> bool:
+        """Whether every check balances."""
+        return all(check.balances for check in self.checks)
+
+
+class Partition(NamedTuple):
+    """The bounds of one partition of `media.uploads`, and how far the worker has read."""
+
+    first_offset: int
+    end_offset: int
+    position: int
+
+
+def balance(entries: Iterable[Entry], uploads: Mapping[int, Partition], since_ms: int = 0) -> Ledger:
+    """Return the ledger of all records from `since_ms` on (by time of receipt)."""
+    books = _Books(since_ms)
+    for entry in entries:
+        books.enter(entry, uploads)
+    return books.closed(uploads)
+
+
+class _Books:
+    """The counts that the checks are made of."""
+
+    def __init__(self, since_ms: int) -> None:
+        self._since_ms = since_ms
+        self._upload_ids: dict[str, int] = {}
+        self._carried_ids: set[str] = set()
+        self._upload_records = 0
+        self._carried_records = 0
+        self._outcomes: dict[str, Mapping[str, object]] = {}
+        self._outcome_records = 0
+        self._found: Counter[str] = Counter()
+        self._sessions: set[str] = set()
+        self._events: set[str] = set()
+        self._days: set[str] = set()
+        self._hours: dict[int, Counter[str]] = {}
+
+    def enter(self, entry: Entry, uploads: Mapping[int, Partition]) -> None:
+        """Count one record; records before the window are left out."""
+        if entry.timestamp_ms < self._since_ms:
+            return
+        value = entry.value
+        hour = self._hours.setdefault(entry.timestamp_ms // HOUR_MS * HOUR_MS, Counter())
+        match entry.topic:
+            case "media.uploads":
+                upload_id = str(value["upload_id"])
+                self._upload_records += 1
+                if upload_id not in self._upload_ids:
+                    self._upload_ids[upload_id] = entry.timestamp_ms
+                    hour["received"] += 1
+                if entry.offset < uploads[entry.partition].position:
+                    self._carried_records += 1
+                    self._carried_ids.add(upload_id)
+            case "media.outcomes":
+                self._outcome_records += 1
+                self._outcomes[str(value["upload_id"])] = value
+                hour[str(value["outcome"])] += 1
+            case "media.sessions":
+                self._sessions.add(str(value["session_id"]))
+            case "media.events":
+                self._events.add(str(value["session_id"]))
+                self._found[entry.topic] += 1
+            case "media.analytics.calls":
+                self._found[entry.topic] += 1
+                self._found[f"call {value['call']}"] += 1
+            case "media.days.changed":
+                self._days.add(entry.key)
+            case "media.index":
+                self._found[f"index {value['kind']}"] += 1
+            case _:
+                self._found[entry.topic] += 1
+
+    def closed(self, uploads: Mapping[int, Partition]) -> Ledger:
+        """Return the ledger with every check."""
+        by_outcome = Counter(str(value["outcome"]) for value in self._outcomes.values())
+        accepted = [v for v in self._outcomes.values() if v["outcome"] == "accepted"]
+        pending_records = sum(p.end_offset - max(p.position, p.first_offset) for p in uploads.values())
+        waiting_ids = set(self._upload_ids) - self._carried_ids
+        changed_days = {str(v["day_changed"]) for v in accepted if v["day_changed"]}
+        refused = by_outcome["duplicate"] + by_outcome["rejected"]
+        sessions = {str(v["session_id"]) for v in accepted}
+        found = self._found
+        checks = (
+            Check(
+                "uploads stored = uploads read + pending",
+                self._upload_records - self._carried_records,
+                pending_records,
+            ),
+            Check("upload ids read = outcomes", len(self._carried_ids), len(self._outcomes)),
+            Check(
+                "upload ids read and outcomes are the same ids",
+                0,
+                len(self._carried_ids ^ set(self._outcomes)),
+            ),
+            Check("one outcome record per upload id", len(self._outcomes), self._outcome_records),
+            Check("accepted = distinct sessions", by_outcome["accepted"], len(sessions & self._sessions)),
+            Check("no session without its outcome", 0, len(self._sessions - sessions)),
+            Check("accepted = event records", by_outcome["accepted"], found["media.events"]),
+            Check("event records are of accepted sessions", 0, len(self._events ^ sessions)),
+            Check("accepted = media starts", by_outcome["accepted"], found["call mediaStart"]),
+            Check("accepted = media closes", by_outcome["accepted"], found["call mediaClose"]),
+            Check("analytics calls", _total(accepted, "analytics_calls"), found["media.analytics.calls"]),
+            Check("reporting rows", _total(accepted, "reporting_rows"), found["media.reporting"]),
+            Check("changed days", len(changed_days), len(self._days)),
+            Check("rejected = dead letters", by_outcome["rejected"], found["media.uploads.dlq"]),
+            Check("accepted = index entries of sessions", by_outcome["accepted"], found["index session"]),
+            Check("duplicate + rejected = index entries of uploads", refused, found["index upload"]),
+        )
+        return Ledger(
+            received=len(self._upload_ids),
+            redelivered=self._carried_records - len(self._carried_ids),
+            pending=len(waiting_ids),
+            outcomes={outcome: by_outcome[outcome] for outcome in OUTCOMES},
+            reasons=Counter(str(v["reason"]) for v in self._outcomes.values() if v["reason"]),
+            checks=checks,
+            hours=dict(sorted(self._hours.items())),
+        )
+
+
+def _total(outcomes: Iterable[Mapping[str, object]], member: str) -> int:
+    return sum(int(str(value[member])) for value in outcomes)

@@ -1,0 +1,108 @@
+"""Decode, validate and identify: from a stored record of `media.uploads` to a session with its id.
+
+The front door has judged the upload already; the worker runs the same `wire` code again, and where
+the two disagree (two versions in a rolling upgrade) the reason is `door_disagrees` (DESIGN.md 4).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from pipeline.contract.codec import Codec, Undecodable
+from pipeline.contract.record import StoredRecord
+from pipeline.contract.records import Upload
+from pipeline.session.datastream import Datastream
+from pipeline.session.identity import session_id, visitor_key
+from pipeline.session.model import Form, Session
+from pipeline.stages.datastreams import Directory
+from pipeline.stages.receive import ACCEPTED
+from pipeline.wire import media_collection, media_edge
+from pipeline.wire.problems import Problem, Rejected
+
+REASONS: Final[dict[str, str]] = {
+    "body_too_large": "The body was larger than the limit; what arrived up to it is kept.",
+    "config_id": "A Media Edge request without configId.",
+    "content_encoding": "The content coding is not supported, or could not be undone.",
+    "content_type": "The content type is not JSON.",
+    "door_disagrees": "Door and worker judged the upload differently: an alarm.",
+    "internal_error": "An unexpected exception at the door or in a stage: an alarm.",
+    "invalid": "The body broke rules of its API; every problem is listed.",
+    "undecodable": "The record of media.uploads could not be decoded.",
+    "unknown_datastream": "No datastream claims the report suite or configId.",
+}
+"""Why an upload is rejected: the closed list of reasons of `media.outcomes` and the dead letters."""
+
+
+class Refusal(NamedTuple):
+    """Why an upload is rejected: a reason of `REASONS` and every problem."""
+
+    reason: str
+    problems: tuple[Problem, ...] = ()
+    fault: str | None = None
+    """The unexpected exception behind `internal_error`."""
+
+
+class Identified(NamedTuple):
+    """A valid upload: its session, whose it is and by which id it counts."""
+
+    session: Session
+    datastream: Datastream
+    session_id: str
+    visitor_key: str
+
+
+class Prepared(NamedTuple):
+    """One stored record, decoded and judged; exactly one of `identified` and `refusal` is set."""
+
+    stored: StoredRecord
+    upload_id: str
+    upload: Upload | None
+    identified: Identified | None
+    refusal: Refusal | None
+
+
+def prepare(stored: StoredRecord, codec: Codec, directory: Directory) -> Prepared:
+    """Return the record with its session or its refusal; never raises for what it holds."""
+    synthetic_id = f"{stored.topic}:{stored.partition}:{stored.offset}"
+    try:
+        upload = codec.decode_record(Upload, stored.value)
+    except Undecodable as error:
+        refusal = Refusal("undecodable", (Problem("", "undecodable", str(error)),))
+        return Prepared(stored, synthetic_id, None, None, refusal)
+    try:
+        judged = _identified(upload, directory)
+    except Exception as error:  # noqa: BLE001 - a stage that fails on one upload is that upload's dead letter
+        judged = Refusal("internal_error", fault=repr(error))
+    if isinstance(judged, Refusal):
+        return Prepared(stored, upload.upload_id, upload, None, judged)
+    return Prepared(stored, upload.upload_id, upload, judged, None)
+
+
+def _identified(upload: Upload, directory: Directory) -> Identified | Refusal:
+    if upload.verdict != ACCEPTED and upload.reason != "invalid":
+        return Refusal(upload.reason or "invalid", _problems(upload))
+    datastream = directory.by_id(upload.datastream_id)
+    if datastream is None:
+        return Refusal("unknown_datastream")
+    try:
+        session = _decoded(upload, datastream)
+    except Rejected as rejected:
+        if upload.verdict == ACCEPTED:
+            return Refusal("door_disagrees", rejected.problems)
+        return Refusal("invalid", _problems(upload))
+    if upload.verdict != ACCEPTED:
+        return Refusal("door_disagrees", _problems(upload))
+    identity = session_id(session, datastream)
+    return Identified(session, datastream, identity, visitor_key(session, datastream, identity))
+
+
+def _decoded(upload: Upload, datastream: Datastream) -> Session:
+    if upload.form == Form.MEDIA_EDGE.value:
+        if upload.event_index is None:
+            media_edge.split(upload.body)  # the door could not split it: nor should we
+        return media_edge.decode(upload.body, datastream, strict=datastream.strict)
+    return media_collection.decode(upload.body, upload.path, strict=datastream.strict)
+
+
+def _problems(upload: Upload) -> tuple[Problem, ...]:
+    return tuple(Problem(p.pointer, p.rule, p.message, p.index, p.event_type) for p in upload.problems)

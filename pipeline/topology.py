@@ -1,0 +1,131 @@
+"""The way of the data, on one screen.
+
+    device ─HTTP─▶ receive ─▶ media.uploads ─▶ prepare (decode ▸ validate ▸ identify)
+                                                  │
+                                        judge: accepted | duplicate | rejected | redelivered
+                                                  │
+       accepted ─▶ derive (complete ▸ measure ▸ derive) ─▶ media.sessions, media.events,
+                        media.analytics.calls, media.reporting, media.days.changed
+       accepted, duplicate, rejected ─▶ media.outcomes, media.index
+       rejected ─▶ media.uploads.dlq
+
+Each step is a pure function of `pipeline.stages`; here they are put in order and what they return is
+routed to topics. The homes (`pipeline.log`, `pipeline.kafka`) carry the records.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from pipeline.contract.codec import Codec
+from pipeline.contract.partition import partition_of
+from pipeline.contract.record import Record, StoredRecord
+from pipeline.contract.records import IndexEntry
+from pipeline.contract.topics import Topic
+from pipeline.stages.datastreams import Directory
+from pipeline.stages.derive import Output, derive
+from pipeline.stages.judge import Judgement, Outcome, judge, keys_of
+from pipeline.stages.outcome import duplicate, refused
+from pipeline.stages.prepare import Prepared, Refusal, prepare
+from pipeline.stages.receive import Reception, Request, receive
+
+UPLOADS: Final = "media.uploads"
+INDEX: Final = "media.index"
+
+Known = Callable[[Sequence[bytes]], Mapping[bytes, bytes]]
+
+
+class Processed(NamedTuple):
+    """What one batch gives: all records of one commit, counts by metric and labels, and faults."""
+
+    records: tuple[Record, ...]
+    counts: Mapping[tuple[str, ...], int]
+    faults: tuple[str, ...]
+
+
+class Topology:
+    """The stages bound to a contract: the only thing that the homes need to know of them."""
+
+    def __init__(self, codec: Codec, topics: Mapping[str, Topic], directory: Directory) -> None:
+        self._codec = codec
+        self._partitions = {name: topic.partitions for name, topic in topics.items()}
+        self._directory = directory
+
+    def receive(self, request: Request, new_id: Callable[[], str]) -> Reception:
+        """Return the door's answer and uploads for one request."""
+        return receive(request, self._directory, new_id)
+
+    def upload_records(self, reception: Reception) -> tuple[Record, ...]:
+        """Return the records of `media.uploads` that must be durable before the answer goes out."""
+        return tuple(
+            self._record(
+                Output(UPLOADS, upload.key.encode(), upload.value), upload.value.received_at_ms, None
+            )
+            for upload in reception.uploads
+        )
+
+    def process(self, batch: Sequence[StoredRecord], known: Known, now_ms: int) -> Processed:
+        """Return everything that this batch of one partition gives; pure but for `known`."""
+        prepared = [prepare(stored, self._codec, self._directory) for stored in batch]
+        entries = {
+            key: self._codec.decode_record(IndexEntry, value)
+            for key, value in known([key for step in prepared for key in keys_of(step)]).items()
+        }
+        records: list[Record] = []
+        counts: Counter[tuple[str, ...]] = Counter()
+        faults: list[str] = []
+        for step in prepared:
+            outcome, outputs, ended = self._carried(step, entries, now_ms)
+            records.extend(outputs)
+            counts.update(_counts(outcome, ended))
+            if ended.refusal is not None and ended.refusal.fault:
+                faults.append(ended.refusal.fault)
+        return Processed(tuple(records), counts, tuple(faults))
+
+    def _carried(
+        self, step: Prepared, entries: dict[bytes, IndexEntry], now_ms: int
+    ) -> tuple[Outcome, list[Record], Prepared]:
+        """Return the outcome, the records and the step as it ended; remembers it in `entries`."""
+        judgement = judge(step, entries)
+        if judgement.outcome is Outcome.REDELIVERED:
+            return judgement.outcome, [], step
+        try:
+            outputs = _outputs(step, judgement, now_ms)
+            records = [self._record(output, step.stored.timestamp_ms, step.stored) for output in outputs]
+        except Exception as error:  # noqa: BLE001 - a stage that fails on one upload is that upload's dead letter
+            step = step._replace(identified=None, refusal=Refusal("internal_error", fault=repr(error)))
+            judgement = Judgement(Outcome.REJECTED)
+            outputs = refused(step, now_ms)
+            records = [self._record(output, step.stored.timestamp_ms, step.stored) for output in outputs]
+        entries.update({o.key: o.value for o in outputs if isinstance(o.value, IndexEntry)})
+        return judgement.outcome, records, step
+
+    def _record(self, output: Output, timestamp_ms: int, source: StoredRecord | None) -> Record:
+        # The index lives by source partition, so that a worker that owns the partition owns its index.
+        if output.topic == INDEX and source is not None:
+            partition = source.partition
+        else:
+            partition = partition_of(output.key, self._partitions[output.topic])
+        value = self._codec.encode(output.topic, output.value)
+        return Record(output.topic, partition, output.key, value, timestamp_ms)
+
+
+def _outputs(step: Prepared, judgement: Judgement, now_ms: int) -> tuple[Output, ...]:
+    if judgement.outcome is Outcome.ACCEPTED:
+        return derive(step, now_ms)
+    if judgement.outcome is Outcome.DUPLICATE:
+        return duplicate(step, judgement, now_ms)
+    return refused(step, now_ms)
+
+
+def _counts(outcome: Outcome, step: Prepared) -> dict[tuple[str, ...], int]:
+    if outcome is Outcome.REDELIVERED:
+        return {("pipeline_redelivered_total",): 1}
+    counts: dict[tuple[str, ...], int] = {("pipeline_outcomes_total", outcome.value): 1}
+    if step.refusal is not None and step.refusal.reason == "door_disagrees":
+        counts["pipeline_door_disagrees_total",] = 1
+    if step.refusal is not None and step.refusal.fault:
+        counts["pipeline_internal_errors_total", "worker"] = 1
+    return counts
