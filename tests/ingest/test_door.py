@@ -1,0 +1,233 @@
+"""The HTTP service over a real ASGI transport, on a fake log: statuses, headers, durability, limits."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import zstandard
+
+from pipeline.contract.codec import Codec
+from pipeline.contract.positions import position_maker
+from pipeline.contract.topics import load_topics
+from pipeline.ingest.app import Door, make_app
+from pipeline.metrics import Meters
+from pipeline.stages import receive
+from pipeline.stages.datastreams import OPEN_DIRECTORY, Directory
+from pipeline.topology import Topology
+from pipeline.wire.encode import to_media_collection, to_media_edge
+from pipeline.wire.schemas import EVENT_TYPES
+from tests.fakes import FakeLog, FakeSchemaIds
+from tests.stories import story
+
+GOOD = to_media_collection(story("0 start, 0 play, 9 end"))
+LIMIT = 20_000
+
+
+class Asked:
+    """The service with what it stored; requests run on a loop of their own."""
+
+    def __init__(self, directory: Directory = OPEN_DIRECTORY) -> None:
+        self.codec = Codec(FakeSchemaIds())
+        self.log = FakeLog(position_maker(self.codec))
+        self.meters = Meters()
+        topology = Topology(self.codec, load_topics(), directory)
+        self.app = make_app(Door(topology, self.log, self.meters, LIMIT, 1.0, "/first-party"))
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+                return await client.request(method, path, **options)
+
+        return anyio.run(ask)
+
+    def post(self, body: bytes, path: str = receive.DOWNLOADED, **headers: str) -> httpx.Response:
+        return self.request(
+            "POST",
+            path,
+            content=body,
+            headers={"content-type": "application/json"}
+            | {k.replace("_", "-"): v for k, v in headers.items()},
+        )
+
+    def uploads(self) -> list[dict[str, Any]]:
+        rows = [
+            r for (topic, _), rows in self.log.disk.records.items() if topic == "media.uploads" for r in rows
+        ]
+        return [self.codec.decode(row.value) for row in rows]
+
+
+@pytest.fixture
+def door() -> Asked:
+    return Asked()
+
+
+def test_a_good_upload_is_created_with_its_location_and_cors(door: Asked) -> None:
+    answer = door.post(GOOD)
+    assert (answer.status_code, answer.content) == (201, b"")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert len(answer.headers["location"].removeprefix("/api/v1/sessions/")) == 64
+    assert answer.headers["access-control-expose-headers"] == "Location"
+    assert "deprecation" not in answer.headers
+
+
+def test_the_deprecated_array_is_accepted_and_says_so(door: Asked) -> None:
+    body = json.loads(GOOD)
+    body[0]["params"]["media.downloaded"] = True
+    answer = door.post(json.dumps(body).encode(), receive.SESSIONS)
+    assert answer.status_code == 201
+    assert "deprecation" in answer.headers
+    assert 'rel="successor-version"' in answer.headers["link"]
+
+
+def test_the_configured_prefix_serves_the_same_paths(door: Asked) -> None:
+    assert door.post(GOOD, "/first-party" + receive.DOWNLOADED).status_code == 201
+    assert door.post(GOOD, "/other" + receive.DOWNLOADED).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/ee/va/v1/downloaded", "/ee/irl1/va/v1/downloaded"])
+def test_an_edge_upload_gets_its_handles_and_its_request_id(door: Asked, path: str) -> None:
+    body = b'{"events": [' + to_media_edge(story("0 start, 9 end")) + b"]}"
+    answer = door.post(body, f"{path}?configId=any&requestId=4e7c")
+    assert answer.status_code == 200
+    found = answer.json()
+    assert found["requestId"].startswith("4e7c-")
+    assert [handle["type"] for handle in found["handle"]] == ["locationHint:result", "state:store"]
+    assert "errors" not in found
+
+
+@pytest.mark.parametrize(
+    ("coding", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("zstd", zstandard.ZstdCompressor().compress),
+    ],
+)
+def test_a_compressed_upload_is_read_and_stored_plain(
+    door: Asked, coding: str, pack: Callable[[bytes], bytes]
+) -> None:
+    assert door.post(pack(GOOD), content_encoding=coding).status_code == 201
+    (upload,) = door.uploads()
+    assert (upload["body"], upload["content_encoding"]) == (GOOD, coding)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd"])
+def test_a_bomb_is_413_with_bounded_bytes_kept(door: Asked, coding: str) -> None:
+    plain = b" " * (200 * LIMIT)
+    pack: dict[str, Callable[[bytes], bytes]] = {
+        "gzip": gzip.compress,
+        "deflate": zlib.compress,
+        "zstd": zstandard.ZstdCompressor().compress,
+    }
+    answer = door.post(pack[coding](plain), content_encoding=coding)
+    assert answer.status_code == 413
+    (upload,) = door.uploads()
+    assert (upload["truncated"], upload["reason"]) == (True, "body_too_large")
+    assert len(upload["body"]) <= LIMIT
+
+
+REFUSED: dict[str, tuple[bytes, dict[str, str], int, str]] = {
+    "not JSON": (b"nonsense", {}, 400, "invalid"),
+    "another content type": (GOOD, {"content_type": "application/xml"}, 415, "content_type"),
+    "an unknown coding": (GOOD, {"content_encoding": "br"}, 415, "content_encoding"),
+    "cut off gzip": (gzip.compress(GOOD)[:-9], {"content_encoding": "gzip"}, 400, "content_encoding"),
+    "too large": (b"[" + b" " * LIMIT, {}, 413, "body_too_large"),
+    "an empty body": (b"", {}, 400, "invalid"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_upload_is_kept_with_its_verdict_before_the_answer(door: Asked, name: str) -> None:
+    body, headers, status, reason = REFUSED[name]
+    answer = door.post(body, **headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert answer.json()["errors"]
+    (upload,) = door.uploads()
+    assert (upload["verdict"], upload["reason"], upload["status"]) == ("rejected", reason, status)
+    assert upload["body"] == body[:LIMIT]
+    assert door.log.actions == ["stored media.uploads"]
+
+
+def test_when_nothing_can_be_stored_the_answer_is_503_with_retry_after(door: Asked) -> None:
+    door.log.broken = True
+    for path in (receive.DOWNLOADED, receive.EDGE + "?configId=any"):
+        answer = door.post(GOOD, path)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_log_that_never_acknowledges_is_503_before_the_device_gives_up(door: Asked) -> None:
+    async def never(_records: object) -> None:
+        await anyio.sleep(60)
+
+    door.log.store = never  # type: ignore[method-assign,assignment]  # a log that hangs
+    answer = door.post(GOOD)
+    assert answer.status_code == 503
+
+
+def test_an_unexpected_exception_is_kept_and_answered_with_success(
+    door: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object) -> str:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(receive, "session_id", broken)
+    assert door.post(GOOD).status_code == 201
+    (upload,) = door.uploads()
+    assert (upload["verdict"], upload["reason"], upload["body"]) == ("rejected", "internal_error", GOOD)
+    assert b'pipeline_internal_errors_total{part="ingest"} 1.0' in door.meters.text()
+
+
+def test_preflight_is_answered_as_documented(door: Asked) -> None:
+    answer = door.request("OPTIONS", receive.DOWNLOADED)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-methods"] == "OPTIONS,POST,PUT"
+    assert door.log.actions == []
+
+
+def test_other_methods_and_paths_keep_nothing(door: Asked) -> None:
+    assert door.request("GET", receive.DOWNLOADED).status_code == 405
+    assert door.post(GOOD, "/api/v1/nothing").status_code == 404
+    assert door.log.actions == []
+
+
+def test_the_schemas_are_served_by_name(door: Asked) -> None:
+    assert door.request("GET", "/api/v1/schemas").json() == list(EVENT_TYPES)
+    found = door.request("GET", "/api/v1/schemas/adStart")
+    assert found.json()["$id"] == "/api/v1/schemas/adStart"
+    assert door.request("GET", "/api/v1/schemas/nothing").status_code == 404
+
+
+def test_health_and_metrics_store_nothing(door: Asked) -> None:
+    assert door.request("GET", "/health/live").status_code == 200
+    assert door.request("GET", "/health/ready").status_code == 200
+    door.post(GOOD)
+    text = door.request("GET", "/metrics").text
+    assert 'pipeline_requests_total{path="/api/v1/downloaded",status="201"} 1.0' in text
+    assert door.log.actions == ["stored media.uploads"]
+
+
+def test_a_report_suite_that_no_datastream_claims_is_kept_and_answered_201() -> None:
+    from pipeline.session.datastream import Datastream
+
+    door = Asked(Directory((Datastream(id="known", report_suites=("other",)),)))
+    answer = door.post(GOOD)
+    assert answer.status_code == 201
+    (upload,) = door.uploads()
+    assert upload["reason"] == "unknown_datastream"
+
+
+def test_every_example_is_answered_as_its_table_says() -> None:
+    from pipeline.device.examples import load_examples
+
+    for example in load_examples(Path(__file__).resolve().parents[2] / "examples"):
+        assert Asked().post(example.body, example.path).status_code == example.status, example.name
