@@ -1,0 +1,61 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+# Needed: Python 3.11 or newer and a package index. Tests on Apache Kafka also need Maven and Java.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+DATA_DIR ?= .data
+
+.PHONY: run demo test check format lock bench kafka registry clean
+
+run: .venv/run.stamp ## start the embedded default, send the samples, show them, go on serving
+	$(BIN)/pipeline demo --serve --data-dir $(DATA_DIR)
+
+demo: .venv/run.stamp ## the same, but stop then: exit 0 when the ledger balances, 1 when not
+	$(BIN)/pipeline demo --data-dir $(DATA_DIR)
+
+test: .venv/dev.stamp ## all tests; PIPELINE_REQUIRE_KAFKA=1 demands those on Apache Kafka
+	$(BIN)/pytest
+
+check: .venv/dev.stamp ## format, lint, types, import rules, generated files, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pipeline.contract.generate --check
+	$(BIN)/python -m docs.generate --check
+
+format: .venv/dev.stamp ## write what check would complain of, where a tool can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/python -m pipeline.contract.generate
+	$(BIN)/python -m docs.generate
+
+bench: .venv/dev.stamp ## benchmarks, as ratios of one run
+	$(BIN)/python -m bench
+
+kafka: .venv/dev.stamp ## a local Apache Kafka, until Ctrl-C (needs Maven and Java 17)
+	$(BIN)/python -m deploy.servers kafka
+
+registry: .venv/dev.stamp ## a local Apicurio Registry, until Ctrl-C (needs Maven and Java 21)
+	$(BIN)/python -m deploy.servers registry
+
+lock: ## resolve the locked requirements anew (needs uv)
+	uv pip compile -q --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
+		--custom-compile-command "make lock" pyproject.toml -o requirements/run.txt
+	uv pip compile -q --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
+		--extra dev -c requirements/run.txt --custom-compile-command "make lock" pyproject.toml -o requirements/dev.txt
+
+clean: ## remove what was installed and built, never the data
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build
+
+.venv/run.stamp: requirements/run.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=/path/to/python3)"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/dev.stamp: .venv/run.stamp requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	touch $@

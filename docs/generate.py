@@ -1,0 +1,246 @@
+"""Draw the reference pages from the tables in code: `python -m docs.generate [--check]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+
+from pipeline.cli import app
+from pipeline.contract.topics import SCHEMAS_DIR, load_topics
+from pipeline.metrics import METRICS
+from pipeline.session.explain import RULES as METRIC_RULES
+from pipeline.session.fields import AD, CHAPTER, POD, SESSION
+from pipeline.session.flags import FLAGS
+from pipeline.session.machine import AD as AD_TABLE
+from pipeline.session.machine import CHAPTER as CHAPTER_TABLE
+from pipeline.session.machine import PLAYBACK
+from pipeline.settings import defaults, names
+from pipeline.stages.prepare import REASONS
+from pipeline.wire.problems import RULES
+from pipeline.wire.responses import EDGE_ERRORS
+from pipeline.wire.tables import EDGE_DETAILS, EVENTS
+
+DOCS: Final = Path(__file__).parent
+NOTE: Final = "<!-- Drawn from the code by `python -m docs.generate`; change the tables there. -->\n"
+
+
+def settings() -> str:
+    """Return the page of all settings."""
+    rows = [(f"`{name}`", f"`{defaults()[name]}`", doc) for name, doc in names().items()]
+    return _page(
+        "Settings",
+        "Every setting is an environment variable; a command's own option wins over it.",
+        _table(("Variable", "Default", "Meaning"), rows),
+    )
+
+
+def metrics() -> str:
+    """Return the page of all metrics."""
+    rows = [(f"`{m.name}`", m.type.value, ", ".join(m.labels) or "-", m.doc) for m in METRICS]
+    return _page(
+        "Metrics",
+        "Served at `GET /metrics` in Prometheus' text format.",
+        _table(("Name", "Type", "Labels", "Meaning"), rows),
+    )
+
+
+def flags() -> str:
+    """Return the page of all flags."""
+    rows = [(f"`{name}`", doc) for name, doc in FLAGS.items()]
+    return _page(
+        "Flags",
+        "Soft problems: a session with a flag counts like any other, and says what is doubtful about it.",
+        _table(("Flag", "Meaning"), rows),
+    )
+
+
+def errors() -> str:
+    """Return the page of rules, Edge errors and reasons."""
+    rules = _table(("Rule", "Meaning"), [(f"`{name}`", doc) for name, doc in RULES.items()])
+    edge = _table(
+        ("Code", "Status", "Title", "Detail"),
+        [(f"`{code}`", str(e.status), e.title, e.detail) for code, e in EDGE_ERRORS.items()],
+    )
+    reasons = _table(("Reason", "Meaning"), [(f"`{name}`", doc) for name, doc in REASONS.items()])
+    return _page(
+        "Errors",
+        "What can be wrong with an upload, and how it is answered.",
+        "## Rules\n\nThe `rule` of an entry of `errors[]` in a problem document or of `problems` in a record.\n\n"
+        f"{rules}\n## Media Edge errors\n\nThe `type` is `https://ns.adobe.com/aep/errors/` and the code. "
+        f"An item that fails validation is reported inside a 207 as `va-edge-0400-400`.\n\n{edge}\n"
+        f"## Reasons\n\nWhy an upload is rejected: `reason` in its outcome and dead letter.\n\n{reasons}",
+    )
+
+
+def state_machine() -> str:
+    """Return the page of the three tables of the state machine."""
+    playback = _edges(
+        (s.value, k.value, to.value) for s, row in PLAYBACK.items() for k, to in row.items() if to != s
+    )
+    ads = _edges(
+        (s.value, _label(k.value, step.closes, step.flag), step.to.value)
+        for s, row in AD_TABLE.items()
+        for k, step in row.items()
+        if step.to != s or step.closes or step.flag
+    )
+    chapters = _edges(
+        (s.value, _label(k.value, step.closes, step.flag), step.to.value)
+        for s, row in CHAPTER_TABLE.items()
+        for k, step in row.items()
+        if step.to != s or step.closes or step.flag
+    )
+    return _page(
+        "State machine",
+        "Three machines run side by side; an event that has no arrow changes nothing. "
+        "An accepted adStart also sets playback to `play`.",
+        f"## Playback\n\n{playback}\n## Ads\n\n{ads}\n## Chapters\n\n{chapters}",
+    )
+
+
+def fields() -> str:
+    """Return the page of all events and fields in both wire forms."""
+    parts = ["## Events\n"]
+    rows = []
+    for name, event in EVENTS.items():
+        details = EDGE_DETAILS.get(event.kind)
+        required = [f"`{param}`" for param, rule in event.params.items() if rule.required]
+        rows.append(
+            (
+                f"`{name}`",
+                f"`media.{event.kind.value}`",
+                ", ".join(required) or "-",
+                details.member if details else "-",
+            )
+        )
+    parts.append(_table(("Media Collection", "Media Edge", "Required params", "Details object"), rows))
+    tables = {"Session": SESSION, "Ad break": POD, "Ad": AD, "Chapter": CHAPTER}
+    for title, table in tables.items():
+        parts.append(f"## {title}\n")
+        parts.append(
+            _table(
+                ("Media Collection param", "XDM member", "Type", "Context variable", "Required"),
+                [
+                    (
+                        f"`{row.param}`",
+                        f"`{row.member}`" if row.in_xdm else "-",
+                        row.type.value,
+                        f"`{row.context}`" if row.context else "-",
+                        "yes" if row.required else "",
+                    )
+                    for row in table
+                ],
+            )
+        )
+    return _page("Events and fields", "One table in code maps both wire forms both ways.", "\n".join(parts))
+
+
+def topics() -> str:
+    """Return the page of all topics with the fields of their records."""
+    parts = []
+    for name, topic in load_topics().items():
+        schema = json.loads((SCHEMAS_DIR / topic.schema_file).read_text())
+        kept = f"{topic.retention_ms // 86_400_000} days" if topic.retention_ms else "for ever"
+        parts.append(
+            f"## {name}\n\n{schema['doc']}\n\nKey: {topic.key}. Partitions: {topic.partitions}. "
+            f"Cleanup: {' + '.join(sorted(topic.cleanup))}, kept {kept}. Schema: `{topic.schema_file}`.\n"
+        )
+        rows = [(f"`{f['name']}`", _avro(f["type"]), f["doc"]) for f in schema["fields"]]
+        parts.append(_table(("Field", "Type", "Meaning"), rows))
+    return _page("Topics", "The contract with every consumer.", "\n".join(parts))
+
+
+def explained() -> str:
+    """Return the page of what makes each metric."""
+    rows = [
+        (f"`{r.metric}`", r.rule, r.source, ", ".join(s.value for s in r.spent) or "-") for r in METRIC_RULES
+    ]
+    return _page(
+        "What makes each metric",
+        "`pipeline explain` shows for a given upload which events and intervals made each number.",
+        _table(("Metric", "Rule", "Source", "Intervals counted"), rows),
+    )
+
+
+def cli() -> str:
+    """Return the page of all commands."""
+    group: Any = typer.main.get_command(app)
+    parts = []
+    for name, command in group.commands.items():
+        parts.append(f"## pipeline {name}\n\n{command.help}\n")
+        rows = [
+            (
+                f"`{' '.join(p.opts)}`" if p.param_type_name == "option" else f"`{p.name.upper()}`",
+                p.help or "",
+            )
+            for p in command.params
+        ]
+        parts.append(_table(("Option", "Meaning"), rows))
+    return _page("Commands", "A bad setting is one line on standard error and exit code 2.", "\n".join(parts))
+
+
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "settings.md": settings,
+    "metrics.md": metrics,
+    "flags.md": flags,
+    "errors.md": errors,
+    "state-machine.md": state_machine,
+    "fields.md": fields,
+    "topics.md": topics,
+    "explain.md": explained,
+    "cli.md": cli,
+}
+
+
+def main() -> int:
+    """Write the pages, or with `--check` return 1 when one is not what the code gives."""
+    stale = []
+    for name, draw in PAGES.items():
+        path, text = DOCS / name, draw()
+        if "--check" not in sys.argv[1:]:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            stale.append(name)
+    if stale:
+        sys.stderr.write(
+            f"not what the code gives: {', '.join('docs/' + name for name in stale)}; run make format\n"
+        )
+    return 1 if stale else 0
+
+
+def _page(title: str, about: str, body: str) -> str:
+    return f"# {title}\n\n{NOTE}\n{about}\n\n{body.rstrip()}\n"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _edges(edges: Iterable[tuple[str, str, str]]) -> str:
+    drawn = "".join(f"    {start} --> {to}: {label}\n" for start, label, to in edges)
+    return f"```mermaid\nstateDiagram-v2\n{drawn}```\n"
+
+
+def _label(kind: str, closes: str | None, flag: str | None) -> str:
+    if flag:
+        return f"{kind} (ignored, flag {flag})"
+    return f"{kind} (closes, {closes})" if closes else kind
+
+
+def _avro(kind: Any) -> str:
+    if isinstance(kind, list):
+        return " or ".join(_avro(branch) for branch in kind)
+    if isinstance(kind, str):
+        return kind
+    if kind["type"] == "array":
+        return f"array of {_avro(kind['items'])}"
+    return f"map of {_avro(kind['values'])}" if kind["type"] == "map" else str(kind["name"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Every command of `pipeline`, in one table of functions; what each does is in `pipeline.commands`.
+
+`docs/cli.md` is checked against it by a test. A bad setting is one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+
+from pipeline.settings import SettingError, Settings, load
+
+app = typer.Typer(
+    name="pipeline",
+    help="Downloaded media sessions: uploads in, start and close records with every metric out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Directory of the embedded log.")]
+Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
+Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 picks a free one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
+
+
+def main() -> None:
+    """Run the command line; exit 2 with one line when a setting is wrong."""
+    try:
+        app(standalone_mode=True)
+    except SettingError as error:
+        sys.stderr.write(f"pipeline: {error}\n")
+        sys.exit(2)
+
+
+@app.command()
+def run(data_dir: DataDir = None, host: Host = None, port: Port = None) -> None:
+    """Serve the embedded default: HTTP ingest, log and worker in one process."""
+    from pipeline.commands.run import Embedded
+
+    settings = _settings(data_dir=data_dir, ingest_host=host, ingest_port=port)
+    raise typer.Exit(Embedded(settings).serve())
+
+
+@app.command()
+def demo(
+    data_dir: DataDir = None,
+    host: Host = None,
+    port: Port = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Go on serving until Ctrl-C.")] = False,
+) -> None:
+    """Serve, send the sample uploads over HTTP, and show what came in and out."""
+    from pipeline.commands.demo import demo as run_demo
+
+    raise typer.Exit(run_demo(_settings(data_dir=data_dir, ingest_host=host, ingest_port=port), serve=serve))
+
+
+@app.command()
+def explain(
+    file: Annotated[str, typer.Argument(help="A request body, or - for standard input.")],
+    path: Annotated[str, typer.Option("--path", help="The API path that it would be sent to.")] = (
+        "/api/v1/downloaded"
+    ),
+    datastream: Annotated[str, typer.Option("--datastream", help="The datastream it belongs to.")] = "",
+    as_json: AsJson = False,
+    lines: Annotated[bool, typer.Option("--lines", help="One body per line, one JSON object each.")] = False,
+) -> None:
+    """Show what the pipeline makes of a request body, without any log or broker."""
+    from pipeline.commands.explain import explain as run_explain
+
+    raise typer.Exit(run_explain(_settings(), file, path, datastream, as_json=as_json, lines=lines))
+
+
+@app.command()
+def records(
+    topic: Annotated[str, typer.Argument(help="A topic, for example media.sessions.")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for more records.")] = False,
+) -> None:
+    """Print the records of a topic, decoded from Avro."""
+    from pipeline.commands.records import records as run_records
+
+    raise typer.Exit(run_records(_settings(data_dir=data_dir), topic, as_json=as_json, follow=follow))
+
+
+@app.command()
+def ledger(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Print totals by outcome and whether they balance; exit 1 when they don't."""
+    from pipeline.commands.ledger import ledger as run_ledger
+
+    raise typer.Exit(run_ledger(_settings(data_dir=data_dir), as_json=as_json))
+
+
+def _settings(**options: Any) -> Settings:
+    settings = load(**options)
+    level = logging.getLevelNamesMapping().get(settings.log_level.upper())
+    if level is None:
+        raise SettingError(
+            f"PIPELINE_LOG_LEVEL must be debug, info, warning or error, not {settings.log_level!r}"
+        )
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    return settings

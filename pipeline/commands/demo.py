@@ -1,0 +1,119 @@
+"""`pipeline demo`: the embedded default with the sample uploads, and what came of them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import httpx
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from pipeline.commands.home import Home, opened_home
+from pipeline.commands.ledger import as_table, entries_of, read_ledger
+from pipeline.commands.run import Embedded
+from pipeline.device.examples import Example, load_examples
+from pipeline.device.sender import Sent, send
+from pipeline.settings import Settings
+from pipeline.stages.ledger import Ledger
+
+SETTLE_S: Final = 20.0
+"""How long the demo waits for the worker to carry what it sent."""
+
+
+def demo(settings: Settings, *, serve: bool) -> int:
+    """Serve, send the samples, show what came in and out; return 0 when the ledger balances."""
+    service = Embedded(settings)
+    shown: list[bool] = []
+    served = service.serve(lambda: _act(service, shown, serve=serve))
+    balanced = bool(shown) and shown[0]
+    return served or (0 if balanced else 1)
+
+
+def _act(service: Embedded, shown: list[bool], *, serve: bool) -> None:
+    console = Console()
+    base = f"http://{service.settings.ingest_host}:{service.port}"
+    try:
+        sent = _send_examples(base, console)
+        with opened_home(service.settings) as home:
+            ledger = _settled(home)
+            console.print(_sent_table(base, sent), _sessions_table(home), as_table(ledger))
+        shown.append(ledger.balances and all(example.status == s.answers[-1] for example, s in sent))
+    except Exception:  # noqa: BLE001 - shown in full, and the exit code says that the demo failed
+        console.print_exception()
+        shown.append(False)
+    if serve:
+        console.print(f"Serving on [bold]{base}[/], data in {service.settings.data_dir}. Ctrl-C stops.")
+    else:
+        service.stop()
+
+
+def _send_examples(base: str, console: Console) -> list[tuple[Example, Sent]]:
+    examples = load_examples()
+    sent: list[tuple[Example, Sent]] = []
+    with (
+        httpx.Client(base_url=base, trust_env=False) as client,
+        Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress,
+    ):
+        for example in progress.track(examples, description="Sending the samples"):
+            sent.append((example, send(client, example.path, example.body, most_tries=1)))  # noqa: PERF401 - one by one, for the progress bar
+    return sent
+
+
+def _settled(home: Home) -> Ledger:
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        ledger = read_ledger(home, time.time_ns() // 1_000_000)
+        if (not ledger.pending and ledger.balances) or time.monotonic() > deadline:
+            return ledger
+        time.sleep(0.1)
+        home.reader.refresh()
+
+
+def _sent_table(base: str, sent: list[tuple[Example, Sent]]) -> Table:
+    table = Table(title=f"What came in, at {base}", title_justify="left")
+    for column in ("sample", "path", "answer", "what it shows"):
+        table.add_column(column, overflow="fold")
+    for example, result in sent:
+        answer = str(result.answers[-1])
+        colour = "green" if result.answers[-1] == example.status else "red"
+        table.add_row(example.name, example.path.split("?")[0], f"[{colour}]{answer}[/]", example.shows)
+    return table
+
+
+def _sessions_table(home: Home) -> Table:
+    table = Table(title="What came out: sessions", title_justify="left")
+    table.add_column("session")
+    table.add_column("content", overflow="fold")
+    for column in ("content time spent", "completed", "start ts", "close ts", "lateness"):
+        table.add_column(column, justify="right", overflow="fold")
+    calls: dict[tuple[str, str], int] = {}
+    for entry in entries_of(home, "media.analytics.calls"):
+        calls[str(entry.value["session_id"]), str(entry.value["call"])] = int(str(entry.value["ts"]))
+    sessions: list[Any] = [entry.value for entry in entries_of(home, "media.sessions")]
+    for session in sorted(sessions, key=lambda s: int(s["time_ledger"]["started_at_ms"])):
+        session_id = session["session_id"]
+        table.add_row(
+            session_id[:8],
+            str(session["dimensions"]["friendly_name"] or session["dimensions"]["name"]),
+            f"{session['metrics']['content_time_spent_s']} s",
+            "yes" if session["metrics"]["is_completed"] else "no",
+            _moment(calls[session_id, "mediaStart"]),
+            _moment(calls[session_id, "mediaClose"]),
+            _span(session["time_ledger"]["lateness_ms"]),
+        )
+    return table
+
+
+def _moment(ts: int) -> str:
+    return f"{ts} {datetime.fromtimestamp(ts, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _span(span_ms: int) -> str:
+    hours, minutes = divmod(abs(span_ms) // 60_000, 60)
+    days, hours = divmod(hours, 24)
+    sign = "-" if span_ms < 0 else ""
+    return f"{sign}{days} d {hours} h {minutes} min" if days else f"{sign}{hours} h {minutes} min"

@@ -1,0 +1,52 @@
+"""Open whichever home the settings name, for reading: the embedded log, or Kafka."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from pipeline.contract.codec import Codec
+from pipeline.contract.record import StoredRecord
+from pipeline.log.reader import open_reader
+from pipeline.log.registry_file import FileRegistry
+from pipeline.settings import SettingError, Settings
+
+
+class Reader(Protocol):
+    """How committed records are read, in either home."""
+
+    def refresh(self) -> None:
+        """Go on to the present state; until then everything read is of one moment, where possible."""
+
+    def partitions(self, topic: str) -> int:
+        """Return how many partitions the topic has."""
+
+    def first_offset(self, topic: str, partition: int) -> int:
+        """Return the offset of the oldest record that is still there (or the end)."""
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        """Return the offset that the next record will get."""
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> Sequence[StoredRecord]:
+        """Return up to `limit` committed records from `offset` on."""
+
+
+class Home(NamedTuple):
+    """A home opened for reading."""
+
+    reader: Reader
+    codec: Codec
+
+
+@contextlib.contextmanager
+def opened_home(settings: Settings) -> Iterator[Home]:
+    """Yield the home, or raise `SettingError` naming the setting that leads nowhere."""
+    try:
+        reader = open_reader(settings.data_dir)
+    except OSError as error:
+        raise SettingError(
+            f"PIPELINE_DATA_DIR (--data-dir): no log in {settings.data_dir}: {error}"
+        ) from None
+    with contextlib.closing(reader):
+        yield Home(reader, Codec(FileRegistry(settings.data_dir / "registry.json")))

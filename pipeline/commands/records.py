@@ -1,0 +1,91 @@
+"""`pipeline records`: the records of a topic, decoded from Avro."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.commands.home import Home, opened_home
+from pipeline.commands.show import jsonable, line
+from pipeline.contract.codec import Codec, Undecodable
+from pipeline.contract.record import StoredRecord
+from pipeline.contract.topics import load_topics
+from pipeline.settings import SettingError, Settings
+
+POLL_S: Final = 0.2
+READ_LIMIT: Final = 500
+
+
+class Sink(Protocol):
+    """What a line is written to."""
+
+    def write(self, text: str, /) -> object:
+        """Take one piece of text."""
+
+
+def records(settings: Settings, topic: str, *, as_json: bool, follow: bool, out: Sink = sys.stdout) -> int:
+    """Print every record of the topic (and, with `follow`, those that come); return the exit code."""
+    if topic not in load_topics():
+        raise SettingError(f"no topic {topic!r}; there are {', '.join(load_topics())}")
+    with opened_home(settings) as home:
+        positions: dict[int, int] = {}
+        rows = _following(home, topic, positions) if follow else read_all(home, topic, positions)
+        if as_json:
+            for stored in rows:
+                out.write(line(shown(stored, home.codec)) + "\n")
+        else:
+            _print_table(topic, rows, home.codec)
+    return 0
+
+
+def read_all(home: Home, topic: str, positions: dict[int, int]) -> Iterator[StoredRecord]:
+    """Yield the records from `positions` on, partition by partition, and move the positions."""
+    for partition in range(home.reader.partitions(topic)):
+        offset = positions.get(partition, home.reader.first_offset(topic, partition))
+        while batch := home.reader.read(topic, partition, offset, READ_LIMIT):
+            yield from batch
+            offset = batch[-1].offset + 1
+        positions[partition] = offset
+
+
+def shown(stored: StoredRecord, codec: Codec) -> dict[str, object]:
+    """Return a record as `pipeline records --json` prints it."""
+    try:
+        value = None if stored.value is None else codec.decode(stored.value)
+    except Undecodable as error:
+        value = {"undecodable": str(error), "bytes": stored.value}
+    return {
+        "key": jsonable(stored.key),
+        "partition": stored.partition,
+        "offset": stored.offset,
+        "timestamp_ms": stored.timestamp_ms,
+        "value": jsonable(value),
+    }
+
+
+def _following(home: Home, topic: str, positions: dict[int, int]) -> Iterator[StoredRecord]:
+    try:
+        while True:
+            yield from read_all(home, topic, positions)
+            time.sleep(POLL_S)
+            home.reader.refresh()
+    except KeyboardInterrupt:
+        return
+
+
+def _print_table(topic: str, rows: Iterator[StoredRecord], codec: Codec) -> None:
+    table = Table(title=topic, show_lines=True)
+    for column in ("partition", "offset", "key"):
+        table.add_column(column)
+    table.add_column("value", overflow="fold")
+    for stored in rows:
+        as_shown = shown(stored, codec)
+        table.add_row(
+            str(stored.partition), str(stored.offset), str(as_shown["key"]), line(as_shown["value"])
+        )
+    Console().print(table)

@@ -1,0 +1,157 @@
+"""`pipeline run`: the embedded default, everything in one process on the SQLite log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from pipeline.contract.codec import Codec
+from pipeline.contract.positions import position_maker
+from pipeline.contract.topics import load_topics
+from pipeline.ingest.app import Door, make_app
+from pipeline.ingest.server import bind, make_server, tune_gc
+from pipeline.log.log import Log
+from pipeline.log.registry_file import FileRegistry
+from pipeline.metrics import Meters
+from pipeline.settings import SettingError, Settings
+from pipeline.stages.datastreams import OPEN_DIRECTORY, DatastreamsError, Directory, parse_datastreams
+from pipeline.topology import UPLOADS, Topology
+from pipeline.worker.embedded import EmbeddedWorker
+
+_log = structlog.get_logger("pipeline.run")
+
+REGISTRY_FILE: Final = "registry.json"
+
+
+class Embedded:
+    """One process: the log, the worker's thread, the maintenance thread and the HTTP service."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.meters = Meters()
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._socket: socket.socket | None = None
+        self._on_failure: Callable[[], object] = lambda: None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on (of interest when the setting is 0)."""
+        assert self._socket is not None  # noqa: S101 - only asked for while serving
+        return int(self._socket.getsockname()[1])
+
+    def serve(self, when_serving: Callable[[], None] | None = None) -> int:
+        """Serve until SIGINT or SIGTERM; return the exit code. Raises `SettingError` before it begins.
+
+        `when_serving` runs in a thread of its own once requests are answered; when it is done and
+        returns, the service goes on. `stop` ends it.
+        """
+        directory = load_directory(self.settings)
+        self._socket = bind(self.settings)
+        topics = load_topics()
+        with opened_log(self.settings) as (log, codec):
+            topology = Topology(codec, topics, directory)
+            door = Door(
+                topology,
+                log,
+                self.meters,
+                self.settings.ingest_body_limit_bytes,
+                self.settings.ingest_store_deadline_ms / 1000,
+                self.settings.ingest_path_prefix,
+                is_ready=lambda: not self._stop.is_set() and log.is_writable(),
+            )
+            worker = EmbeddedWorker(
+                topology,
+                log,
+                self.meters,
+                partitions=topics[UPLOADS].partitions,
+                batch_records=self.settings.worker_batch_records,
+            )
+            threads = [
+                threading.Thread(target=self._guarded, args=(lambda: worker.run(self._stop),), name="worker"),
+                threading.Thread(target=self._guarded, args=(lambda: self._maintain(log),), name="maintain"),
+            ]
+            for thread in threads:
+                thread.start()
+            try:
+                tune_gc()
+                asyncio.run(self._serve(make_app(door), when_serving))
+            finally:
+                self._stop.set()
+                for thread in threads:
+                    thread.join()
+        if self._failure is not None:
+            _log.error("stopped", error=repr(self._failure))
+            return 1
+        return 0
+
+    def stop(self) -> None:
+        """Ask the service to end as SIGTERM would: finish what was acknowledged, then return."""
+        signal.raise_signal(signal.SIGTERM)
+
+    async def _serve(self, app: object, when_serving: Callable[[], None] | None) -> None:
+        server = make_server(app, self.settings)  # type: ignore[arg-type]  # Starlette, kept opaque here
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
+        self._on_failure = lambda: loop.call_soon_threadsafe(setattr, server, "should_exit", True)
+        serving = asyncio.create_task(server._serve([self._socket] if self._socket else None))  # noqa: SLF001 - serve() sets handlers of its own
+        while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        url = f"http://{self.settings.ingest_host}:{self.port}"
+        _log.info("serving", url=url, data_dir=str(self.settings.data_dir))
+        if when_serving is not None:
+            threading.Thread(target=when_serving, name="when-serving", daemon=True).start()
+        await serving
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - our own fault ends the process, whatever it was
+            self._failure = error
+            self._stop.set()
+            self._on_failure()
+
+    def _maintain(self, log: Log) -> None:
+        while not self._stop.wait(self.settings.log_maintain_interval_s):
+            log.maintain(time.time_ns() // 1_000_000)
+
+
+@contextlib.contextmanager
+def opened_log(settings: Settings) -> Iterator[tuple[Log, Codec]]:
+    """Yield the open log of the data directory and its codec, or raise `SettingError` naming it."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        probe = settings.data_dir / ".writable"
+        probe.touch()
+        probe.unlink()
+        codec = Codec(FileRegistry(settings.data_dir / REGISTRY_FILE))
+        log = Log(settings.data_dir, load_topics(), position_maker(codec))
+        log.open()
+    except OSError as error:
+        raise SettingError(
+            f"PIPELINE_DATA_DIR (--data-dir): can't use {settings.data_dir}: {error}"
+        ) from None
+    try:
+        yield log, codec
+    finally:
+        log.close()
+
+
+def load_directory(settings: Settings) -> Directory:
+    """Return the datastreams of this deployment, or raise `SettingError` naming the file's fault."""
+    if not settings.datastreams_file:
+        return OPEN_DIRECTORY
+    try:
+        return parse_datastreams(Path(settings.datastreams_file).read_text())
+    except (OSError, UnicodeDecodeError, DatastreamsError) as error:
+        raise SettingError(f"PIPELINE_DATASTREAMS_FILE: {settings.datastreams_file}: {error}") from None

@@ -1,0 +1,114 @@
+"""The program as a person runs it: a process of its own, over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PIPELINE: Final = Path(sys.executable).with_name("pipeline")
+STARTED: Final = re.compile(r"http://[\d.]+:(\d+)")
+
+
+def run(
+    *arguments: str, stdin: bytes = b"", environ: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Return the finished command."""
+    return subprocess.run(
+        [PIPELINE, *arguments],
+        input=stdin,
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, **(environ or {})},
+        timeout=60,
+        check=False,
+    )
+
+
+def rows(*arguments: str) -> list[dict[str, Any]]:
+    """Return the JSON lines that a command prints."""
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr.decode()
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+class Served:
+    """A running `pipeline run` on a free port."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.process = subprocess.Popen(
+            [PIPELINE, "run", "--data-dir", str(data_dir), "--port", "0"],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            cwd=ROOT,
+        )
+        assert self.process.stderr is not None
+        lines: list[str] = []
+        guard = threading.Timer(20, self.process.kill)
+        guard.start()
+        for line in self.process.stderr:
+            lines.append(line)
+            found = STARTED.search(line)
+            if found:
+                self.base = f"http://127.0.0.1:{found[1]}"
+                guard.cancel()
+                return
+        raise AssertionError("pipeline run did not start:\n" + "".join(lines))
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.base, trust_env=False, timeout=10)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self._wait()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self._wait()
+
+    def _wait(self) -> int:
+        code = self.process.wait(timeout=30)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
+
+
+@contextmanager
+def served(data_dir: Path) -> Iterator[Served]:
+    """Yield a running service that is gone afterwards."""
+    service = Served(data_dir)
+    try:
+        yield service
+    finally:
+        if service.process.poll() is None:
+            service.kill()
+
+
+def ledger(data_dir: Path) -> dict[str, Any]:
+    """Return what `pipeline ledger --json` prints, whether it balances or not."""
+    found: dict[str, Any] = json.loads(run("ledger", "--json", "--data-dir", str(data_dir)).stdout)
+    return found
+
+
+def settled(data_dir: Path, deadline_s: float = 30) -> dict[str, Any]:
+    """Return the ledger once nothing is pending."""
+    end = time.monotonic() + deadline_s
+    while True:
+        found = ledger(data_dir)
+        if not found["pending"] or time.monotonic() > end:
+            return found
+        time.sleep(0.2)

@@ -1,0 +1,214 @@
+"""The commands as a person uses them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.contract.topics import load_topics
+from pipeline.log.tables import OFFSET_BITS
+from tests.commands.serving import PIPELINE, ROOT, ledger, rows, run, served, settled
+from tests.stories import story
+
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the data directory of a demo that has run."""
+    data_dir = tmp_path_factory.mktemp("demo")
+    done = run("demo", "--data-dir", str(data_dir), "--port", "0", environ={"COLUMNS": "160"})
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    return data_dir
+
+
+def test_the_demo_shows_what_came_in_and_out_and_balances(tmp_path: Path) -> None:
+    done = run("demo", "--data-dir", str(tmp_path), "--port", "0", environ={"COLUMNS": "160"})
+    shown = done.stdout.decode()
+    assert done.returncode == 0
+    for title in ("What came in", "What came out: sessions", "Ledger", "checks balance"):
+        assert title in shown
+    assert "1529997923" in shown
+
+
+def test_the_demo_run_again_on_its_data_counts_nothing_twice(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run("demo", "--data-dir", str(tmp_path), "--port", "0").returncode == 0
+    found = ledger(tmp_path)
+    assert (found["received"], found["accepted"], found["duplicate"], found["rejected"]) == (12, 5, 5, 2)
+
+
+def test_records_are_printed_with_key_partition_offset_and_value(demo: Path) -> None:
+    sessions = rows("records", "media.sessions", "--json", "--data-dir", str(demo))
+    assert len(sessions) == 5
+    for row in sessions:
+        assert row["key"] == row["value"]["session_id"]
+        assert {"partition", "offset"} <= set(row)
+    outcomes = rows("records", "media.outcomes", "--json", "--data-dir", str(demo))
+    assert sorted(row["value"]["outcome"] for row in outcomes) == ["accepted"] * 5 + ["rejected"]
+
+
+def test_the_samples_expected_numbers_come_out(demo: Path) -> None:
+    sessions = rows("records", "media.sessions", "--json", "--data-dir", str(demo))
+    by_start = {row["value"]["time_ledger"]["started_at_ms"]: row["value"] for row in sessions}
+    film = by_start[1529997923478]
+    assert film["metrics"]["content_time_spent_s"] == 32
+    assert film["metrics"]["is_completed"] is True
+
+
+def test_the_ledger_balances_and_says_by_what(demo: Path) -> None:
+    found = ledger(demo)
+    assert found["balances"] is True
+    assert (found["received"], found["accepted"], found["rejected"], found["pending"]) == (6, 5, 1, 0)
+    assert found["reasons"] == {"invalid": 1}
+    assert sum(hour.get("received", 0) for hour in found["hours"]) == 6
+
+
+TOPICS = list(load_topics())
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_removing_any_one_record_turns_the_ledger_red(demo: Path, tmp_path: Path, topic: str) -> None:
+    data_dir = tmp_path / "data"
+    shutil.copytree(demo, data_dir)
+    connection = sqlite3.connect(data_dir / "log.sqlite")
+    ids = [
+        row[0]
+        for row in connection.execute(
+            "SELECT r.id FROM records r JOIN partitions p ON p.id = r.id >> ? WHERE p.topic = ?",
+            (OFFSET_BITS, topic),
+        )
+    ]
+    assert ids
+    for row_id in ids:
+        row = connection.execute("SELECT * FROM records WHERE id = ?", (row_id,)).fetchone()
+        connection.execute("DELETE FROM records WHERE id = ?", (row_id,))
+        connection.commit()
+        assert not _balances(data_dir), f"{topic}: record {row_id} is missed by nobody"
+        connection.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?)", row)
+        connection.commit()
+    assert _balances(data_dir)
+    connection.close()
+
+
+def _balances(data_dir: Path) -> bool:
+    from pipeline.commands.home import opened_home
+    from pipeline.commands.ledger import read_ledger
+    from pipeline.settings import load
+
+    with opened_home(load({}, data_dir=data_dir)) as home:
+        return read_ledger(home, time.time_ns() // 1_000_000).balances
+
+
+def test_what_the_worker_has_not_carried_is_pending_and_balances(demo: Path, tmp_path: Path) -> None:
+    import asyncio
+
+    from pipeline.contract.codec import Codec
+    from pipeline.contract.positions import position_maker
+    from pipeline.contract.topics import load_topics
+    from pipeline.log.log import Log
+    from pipeline.log.registry_file import FileRegistry
+    from pipeline.stages import receive
+    from pipeline.stages.datastreams import OPEN_DIRECTORY
+    from pipeline.topology import Topology
+    from pipeline.wire.encode import to_media_collection
+
+    data_dir = tmp_path / "data"
+    shutil.copytree(demo, data_dir)
+    codec = Codec(FileRegistry(data_dir / "registry.json"))
+    topology = Topology(codec, load_topics(), OPEN_DIRECTORY)
+    request = receive.Request(
+        path=receive.DOWNLOADED,
+        body=to_media_collection(story("0 start, 9 end")),
+        received_at_ms=time.time_ns() // 1_000_000,
+        request_id="r",
+    )
+    log = Log(data_dir, load_topics(), position_maker(codec))
+    log.open()
+    asyncio.run(log.store(topology.upload_records(topology.receive(request, lambda: "waiting"))))
+    log.close()
+    found = ledger(data_dir)
+    assert (found["received"], found["pending"], found["balances"]) == (7, 1, True)
+
+
+def test_following_a_topic_prints_what_comes_later(tmp_path: Path) -> None:
+    with served(tmp_path) as service:
+        follower = subprocess.Popen(
+            [PIPELINE, "records", "media.outcomes", "--json", "--follow", "--data-dir", str(tmp_path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        with service.client() as client:
+            client.post("/api/v1/downloaded", content=b"[]", headers={"content-type": "application/json"})
+        assert follower.stdout is not None
+        row: dict[str, Any] = json.loads(follower.stdout.readline())
+        follower.send_signal(signal.SIGINT)
+        follower.wait(timeout=10)
+        follower.stdout.close()
+    assert row["value"]["outcome"] == "rejected"
+
+
+def test_sigterm_finishes_what_was_acknowledged(tmp_path: Path) -> None:
+    with served(tmp_path) as service:
+        with service.client() as client:
+            answer = client.post(
+                "/api/v1/downloaded",
+                content=(EXAMPLES / "film-completed.json").read_bytes(),
+                headers={"content-type": "application/json"},
+            )
+        assert answer.status_code == 201
+        assert service.stop() == 0
+    with served(tmp_path):
+        found = settled(tmp_path)
+    assert (found["accepted"], found["balances"]) == (1, True)
+
+
+def one_line(done: subprocess.CompletedProcess[bytes], setting: str) -> None:
+    errors = done.stderr.decode().strip().splitlines()
+    assert done.returncode == 2, done.stderr
+    assert len(errors) == 1, errors
+    assert setting in errors[0]
+
+
+def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        one_line(run("run", "--data-dir", str(tmp_path), "--port", port), "PIPELINE_INGEST_PORT")
+
+
+def test_a_data_directory_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    one_line(run("run", "--data-dir", str(tmp_path / "file" / "data"), "--port", "0"), "PIPELINE_DATA_DIR")
+    one_line(run("ledger", "--data-dir", str(tmp_path / "nothing")), "PIPELINE_DATA_DIR")
+    with served(tmp_path / "data"):
+        one_line(run("run", "--data-dir", str(tmp_path / "data"), "--port", "0"), "PIPELINE_DATA_DIR")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PIPELINE_INGEST_PORT", "eighty"),
+        ("PIPELINE_INGEST_BODY_LIMIT_BYTES", "1"),
+        ("PIPELINE_LOG_LEVEL", "loud"),
+        ("PIPELINE_DATASTREAMS_FILE", "/nowhere.toml"),
+        ("PIPELINE_INGEST_HOST", "999.1.1.1"),
+    ],
+)
+def test_a_bad_setting_is_one_clear_line(tmp_path: Path, name: str, value: str) -> None:
+    one_line(run("run", "--data-dir", str(tmp_path), environ={name: value}), name)
+
+
+def test_an_unknown_topic_is_one_clear_line(demo: Path) -> None:
+    one_line(run("records", "media.nothing", "--data-dir", str(demo)), "media.nothing")
