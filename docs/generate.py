@@ -70,7 +70,7 @@ def errors() -> str:
     return _page(
         "Errors",
         "What can be wrong with an upload, and how it is answered.",
-        "## Rules\n\nThe `rule` of an entry of `errors[]` in a problem document or of `problems` in a record.\n\n"
+        "## Rules\n\nThe `rule` of an entry of `errors[]` in an answer or of `problems` in a record.\n\n"
         f"{rules}\n## Media Edge errors\n\nThe `type` is `https://ns.adobe.com/aep/errors/` and the code. "
         f"An item that fails validation is reported inside a 207 as `va-edge-0400-400`.\n\n{edge}\n"
         f"## Reasons\n\nWhy an upload is rejected: `reason` in its outcome and dead letter.\n\n{reasons}",
