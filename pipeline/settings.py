@@ -57,6 +57,39 @@ class Settings:
     worker_batch_records: int = _setting(
         500, "Most uploads in one transaction of the worker.", at_least=1, at_most=10_000
     )
+    worker_group: str = _setting(
+        "pipeline-worker", "Consumer group of the workers; it is the prefix of their transactional ids too."
+    )
+    worker_host: str = _setting("127.0.0.1", "Address of the worker's own health and metrics endpoint.")
+    worker_port: int = _setting(
+        8090, "Port of the worker's own health and metrics endpoint; 0: none.", at_least=0, at_most=65_535
+    )
+    worker_session_timeout_s: int = _setting(
+        15,
+        "After how long without a heartbeat the group gives a worker's partitions away.",
+        at_least=1,
+        at_most=300,
+    )
+    kafka_bootstrap: str = _setting(
+        "", "Kafka brokers as host:port, comma-separated; empty: the embedded log."
+    )
+    kafka_security_protocol: str = _setting("PLAINTEXT", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.")
+    kafka_ca_file: str = _setting("", "CA certificates of the brokers (PEM); empty: those of the system.")
+    kafka_sasl_mechanism: str = _setting("", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.")
+    kafka_sasl_username: str = _setting("", "User name for SASL.")
+    kafka_sasl_password: str = _setting("", "Password for SASL.")
+    kafka_replication_factor: int = _setting(
+        1, "Replicas of each partition that `topics apply` makes.", at_least=1, at_most=9
+    )
+    kafka_min_insync_replicas: int = _setting(
+        1, "Replicas that must have a record before it is acknowledged.", at_least=1, at_most=9
+    )
+    kafka_topic_prefix: str = _setting(
+        "", "Put before every topic name and registry subject, for clusters that several deployments share."
+    )
+    registry_url: str = _setting(
+        "", "Schema registry with the Confluent API; empty: the registry file of the data directory."
+    )
     log_maintain_interval_s: int = _setting(
         30, "How often the embedded log applies retention and compaction.", at_least=1, at_most=86_400
     )

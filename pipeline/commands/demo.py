@@ -109,7 +109,7 @@ def _sessions_table(home: Home) -> Table:
 
 
 def _moment(ts: int) -> str:
-    return f"{ts} {datetime.fromtimestamp(ts, UTC):%Y-%m-%d %H:%M:%S}"
+    return f"{ts}\n{datetime.fromtimestamp(ts, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _span(span_ms: int) -> str:

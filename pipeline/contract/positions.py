@@ -28,3 +28,13 @@ def position_maker(codec: Codec) -> Callable[[int, int, int], Record]:
         return Record(INDEX, partition, key, codec.encode(INDEX, entry), now_ms)
 
     return position
+
+
+def next_offset_reader(codec: Codec) -> Callable[[bytes], int]:
+    """Return the function that reads the next offset from the value of a position record."""
+
+    def next_offset(value: bytes) -> int:
+        entry = codec.decode_record(IndexEntry, value)
+        return entry.next_offset or 0
+
+    return next_offset

@@ -17,6 +17,7 @@ from pipeline.contract.records import IndexEntry
 from pipeline.contract.topics import load_topics
 from pipeline.log.log import INDEX, Log
 from tests.fakes import FakeDisk, FakeLog, FakeSchemaIds
+from tests.kafka.home import KafkaHome, made_topics, settings_of
 
 UPLOADS, OUTCOMES = "media.uploads", "media.outcomes"
 
@@ -28,10 +29,24 @@ class Home(Commits, Uploads, UploadSink, Protocol):
 Opened = Callable[[], Home]
 
 
-@pytest.fixture(params=["fake", "embedded"])
+@pytest.fixture(params=["fake", "embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
     """Yield a function that opens the same home anew, as a restarted process would."""
-    position = position_maker(Codec(FakeSchemaIds()))
+    codec = Codec(FakeSchemaIds())
+    position = position_maker(codec)
+    if request.param == "kafka":
+        settings = settings_of(request.getfixturevalue("kafka"), tmp_path)
+        homes: list[KafkaHome] = []
+
+        def open_kafka() -> KafkaHome:
+            homes.append(KafkaHome(settings, codec))
+            return homes[-1]
+
+        with made_topics(settings):
+            yield open_kafka
+            for home in homes:
+                home.close()
+        return
     if request.param == "fake":
         disk = FakeDisk()
         yield lambda: FakeLog(position, disk)

@@ -1,0 +1,1 @@
+"""What a deployment needs: the real servers for tests and for people, container files, the runbook."""

@@ -1,0 +1,301 @@
+"""Fetch and start the real servers: Apache Kafka and Apicurio Registry, by Maven.
+
+`python -m deploy.servers kafka|registry` runs one until Ctrl-C; tests use the classes. A server that
+does not come up raises `ServerFailed` with the end of its log.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Self
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+KAFKA_LIB: Final = ROOT / ".kafka" / "lib"
+REGISTRY_DIR: Final = ROOT / ".apicurio"
+COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.11.0:copy-dependencies"
+START_DEADLINE_S: Final = 60.0
+STOP_DEADLINE_S: Final = 20.0
+LOG_TAIL: Final = 4_000
+REGISTRY_JAVA: Final = 21
+"""Apicurio Registry 3.3 needs at least this Java; Kafka 4 needs 17."""
+
+
+class ServerFailed(Exception):
+    """A server could not be fetched or did not come up; the message holds the end of its log."""
+
+
+def why_not(java: int = 17) -> str | None:
+    """Return why the servers can't run on this machine, or None when they can."""
+    if shutil.which("mvn") is None and not KAFKA_LIB.is_dir():
+        return "Maven (mvn) is not installed, and it fetches Apache Kafka"
+    if find_java(java) is None:
+        return f"no Java of version {java} or newer was found"
+    return None
+
+
+def find_java(least: int) -> str | None:
+    """Return a `java` of at least this version: the one of the path, else one beside it."""
+    candidates = [shutil.which("java") or "", *(str(p) for p in Path("/usr/lib/jvm").glob("*/bin/java"))]
+    home = os.environ.get("JAVA_HOME")
+    if home:
+        candidates.insert(0, str(Path(home) / "bin" / "java"))
+    return next((path for path in candidates if path and _version(path) >= least), None)
+
+
+def _version(java: str) -> int:
+    try:
+        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20, check=False)
+        number = said.stderr.split('"')[1].split(".")
+    except (OSError, IndexError, subprocess.TimeoutExpired):
+        return 0
+    return int(number[1] if number[0] == "1" else number[0])
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class _Server:
+    """One child process with its log; it dies with this process at the latest."""
+
+    name = "server"
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix=f"pipeline-{self.name}-"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def pid(self) -> int:
+        """The process id while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start (again) and return when it answers, or raise `ServerFailed`."""
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+                env={**os.environ, **self._environment()},
+                start_new_session=True,
+            )
+        end = time.monotonic() + START_DEADLINE_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.kill()
+                raise ServerFailed(f"{self.name} did not come up:\n{self.log_tail()}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stop it in order, or after a while by force."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def freeze(self, *, frozen: bool = True) -> None:
+        """Stop or continue the process without ending it."""
+        os.kill(self.pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def log_tail(self, characters: int = LOG_TAIL) -> str:
+        """Return the end of its log."""
+        path = self.directory / "log"
+        return path.read_text(errors="replace")[-characters:] if path.exists() else ""
+
+    def _command(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def _environment(self) -> dict[str, str]:
+        return {}
+
+    def _answers(self) -> bool:
+        raise NotImplementedError
+
+
+class Kafka(_Server):
+    """Apache Kafka, one KRaft node on ports of its own."""
+
+    name = "kafka"
+
+    def __init__(self, port: int | None = None) -> None:
+        super().__init__()
+        self.port = port or free_port()
+        self._controller_port = free_port()
+        self.bootstrap = f"127.0.0.1:{self.port}"
+        self._java = find_java(17) or "java"
+
+    def start(self) -> None:
+        """Fetch what is missing, format the storage the first time, start."""
+        fetch_kafka()
+        properties = self.directory / "server.properties"
+        if not properties.exists():
+            properties.write_text(self._properties())
+            self._tool("format", "--standalone", "-t", self._tool("random-uuid"), "-c", str(properties))
+        super().start()
+
+    def _tool(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [self._java, "-cp", f"{KAFKA_LIB}/*", "kafka.tools.StorageTool", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode:
+            raise ServerFailed(f"kafka storage {arguments[0]} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+
+    def _command(self) -> Sequence[str]:
+        memory = ("-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+        logging = f"-Dlog4j2.configurationFile={ROOT / 'deploy' / 'kafka' / 'log4j2.properties'}"
+        return [self._java, *memory, logging, "-cp", f"{KAFKA_LIB}/*", "kafka.Kafka", "server.properties"]
+
+    def _answers(self) -> bool:
+        return "Kafka Server started" in self.log_tail(200_000) and _is_open(self.port)
+
+    def start_again(self) -> None:
+        """Start after a kill; what it logged before is not taken for its coming up."""
+        (self.directory / "log").unlink(missing_ok=True)
+        self.start()
+
+    def _properties(self) -> str:
+        return f"""process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{self._controller_port}
+listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={self.directory / "data"}
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+auto.create.topics.enable=false
+"""
+
+
+class Registry(_Server):
+    """Apicurio Registry, in memory; its Confluent API is at `url`."""
+
+    name = "registry"
+
+    def __init__(self, port: int | None = None) -> None:
+        super().__init__()
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}/apis/ccompat/v7"
+
+    def start(self) -> None:
+        """Fetch what is missing, start."""
+        fetch_registry()
+        super().start()
+
+    def _command(self) -> Sequence[str]:
+        jar = next(REGISTRY_DIR.rglob("quarkus-run.jar"))
+        return [find_java(REGISTRY_JAVA) or "java", "-Xmx512m", "-jar", str(jar)]
+
+    def _environment(self) -> dict[str, str]:
+        return {"QUARKUS_HTTP_PORT": str(self.port), "QUARKUS_HTTP_HOST": "127.0.0.1"}
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/subjects", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def fetch_kafka() -> None:
+    """Fetch Kafka's jars once."""
+    if not list(KAFKA_LIB.glob("kafka_*.jar")):
+        _maven(ROOT / "deploy" / "kafka" / "pom.xml", KAFKA_LIB)
+
+
+def fetch_registry() -> None:
+    """Fetch and unpack the registry once."""
+    if list(REGISTRY_DIR.rglob("quarkus-run.jar")):
+        return
+    _maven(ROOT / "deploy" / "registry" / "pom.xml", REGISTRY_DIR)
+    with tarfile.open(next(REGISTRY_DIR.glob("*.tar.gz"))) as archive:
+        archive.extractall(REGISTRY_DIR, filter="data")
+
+
+def _maven(pom: Path, out: Path) -> None:
+    command = ["mvn", "-q", "-B", "-f", str(pom), COPY, "-DincludeScope=runtime", f"-DoutputDirectory={out}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServerFailed(
+            f"Maven could not fetch {pom.parent.name}:\n{(done.stdout + done.stderr)[-LOG_TAIL:]}"
+        )
+
+
+def _is_open(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def main() -> int:
+    """Run one server for a person, until Ctrl-C."""
+    kind = sys.argv[1] if len(sys.argv) > 1 else ""
+    if kind not in {"kafka", "registry"}:
+        print("usage: python -m deploy.servers kafka|registry")
+        return 2
+    try:
+        with Kafka(9092) if kind == "kafka" else Registry(8081) as server:
+            where = server.bootstrap if isinstance(server, Kafka) else server.url
+            print(f"{kind} is at {where}; Ctrl-C stops it and forgets its data", flush=True)
+            signal.pause()
+    except KeyboardInterrupt:
+        return 0
+    except ServerFailed as failed:
+        print(failed)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

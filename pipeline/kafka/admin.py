@@ -1,0 +1,141 @@
+"""Make the broker agree with `topics.toml`, or say where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+
+from pipeline.contract.topics import Topic
+from pipeline.kafka.clients import REACH_DEADLINE_S, client_config, quiet, unreachable
+from pipeline.settings import SettingError, Settings
+
+FOR_EVER: Final = "-1"
+
+
+class Difference(NamedTuple):
+    """One thing in which the broker is not as `topics.toml` wants it; `found` None is a missing topic."""
+
+    topic: str
+    what: str
+    wanted: str
+    found: str | None
+
+
+def wanted_config(topic: Topic, settings: Settings) -> dict[str, str]:
+    """Return the configuration of a topic, as Kafka names it."""
+    return {
+        "cleanup.policy": ",".join(sorted(topic.cleanup)),
+        "retention.ms": FOR_EVER if topic.retention_ms is None else str(topic.retention_ms),
+        "min.insync.replicas": str(settings.kafka_min_insync_replicas),
+        "max.message.bytes": str(topic.max_record_bytes(settings.ingest_body_limit_bytes)),
+        "message.timestamp.type": "CreateTime",
+    }
+
+
+def diff(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, ...]:
+    """Return every difference, or raise `SettingError` when the broker can't be reached."""
+    admin = _admin(settings)
+    try:
+        held = admin.list_topics(timeout=REACH_DEADLINE_S).topics
+    except KafkaException as error:
+        raise unreachable(settings, error) from None
+    found: list[Difference] = []
+    for name, topic in topics.items():
+        on_broker = settings.kafka_topic_prefix + name
+        if on_broker not in held:
+            found.append(Difference(name, "topic", f"{topic.partitions} partitions", None))
+            continue
+        partitions = len(held[on_broker].partitions)
+        if partitions != topic.partitions:
+            found.append(Difference(name, "partitions", str(topic.partitions), str(partitions)))
+        found += _config_differences(admin, topic, settings)
+    return tuple(found)
+
+
+def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, ...]:
+    """Make the broker agree and return what was changed, or raise `SettingError` for what can't be."""
+    differences = diff(settings, topics)
+    fixed = [d for d in differences if d.what == "partitions"]
+    if fixed:
+        raise SettingError(
+            f"topic {fixed[0].topic} has {fixed[0].found} partitions, topics.toml says {fixed[0].wanted}. "
+            "The dedupe index lives by partition, so the number can't change: make new topics and migrate, "
+            "or restore topics.toml"
+        )
+    admin = _admin(settings)
+    missing = [d.topic for d in differences if d.found is None]
+    new = [
+        NewTopic(
+            settings.kafka_topic_prefix + name,
+            num_partitions=topics[name].partitions,
+            replication_factor=settings.kafka_replication_factor,
+            config=wanted_config(topics[name], settings),
+        )
+        for name in missing
+    ]
+    changed = {d.topic: topics[d.topic] for d in differences if d.found is not None}
+    try:
+        for future in admin.create_topics(new).values() if new else ():
+            future.result(REACH_DEADLINE_S)
+        for future in (
+            admin.incremental_alter_configs(
+                [_resource(topic, settings) for topic in changed.values()]
+            ).values()
+            if changed
+            else ()
+        ):
+            future.result(REACH_DEADLINE_S)
+    except KafkaException as error:
+        raise SettingError(f"Kafka refused the topics: {error}") from None
+    return differences
+
+
+def cluster_id(settings: Settings) -> str:
+    """Return the id of the cluster, or raise `SettingError` when it can't be reached."""
+    try:
+        return str(_admin(settings).list_topics(timeout=REACH_DEADLINE_S).cluster_id)
+    except KafkaException as error:
+        raise unreachable(settings, error) from None
+
+
+def require_topics(settings: Settings, topics: Mapping[str, Topic]) -> None:
+    """Raise `SettingError` naming the first missing topic or wrong partition number."""
+    for d in diff(settings, topics):
+        if d.found is None or d.what == "partitions":
+            held = "is missing" if d.found is None else f"has {d.found} partitions, not {d.wanted}"
+            raise SettingError(f"topic {d.topic} {held}: run `pipeline topics apply`")
+
+
+def _admin(settings: Settings) -> AdminClient:
+    return AdminClient(client_config(settings, error_cb=quiet))
+
+
+def _config_differences(admin: AdminClient, topic: Topic, settings: Settings) -> list[Difference]:
+    resource = ConfigResource(ResourceType.TOPIC, settings.kafka_topic_prefix + topic.name)
+    entries = admin.describe_configs([resource])[resource].result(REACH_DEADLINE_S)
+    found = []
+    for name, wanted in wanted_config(topic, settings).items():
+        held = str(entries[name].value)
+        if sorted(held.split(",")) != sorted(wanted.split(",")):
+            found.append(Difference(topic.name, name, wanted, held))
+    return found
+
+
+def _resource(topic: Topic, settings: Settings) -> ConfigResource:
+    entries = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in wanted_config(topic, settings).items()
+    ]
+    return ConfigResource(
+        ResourceType.TOPIC, settings.kafka_topic_prefix + topic.name, incremental_configs=entries
+    )

@@ -1,0 +1,99 @@
+"""The ingest's producer: a record is stored when every in-sync replica has acknowledged it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from confluent_kafka import KafkaException, Producer
+
+from pipeline.contract.ports import Unavailable
+from pipeline.contract.record import Record
+from pipeline.kafka.clients import client_config, largest_record_bytes, quiet
+from pipeline.settings import Settings
+
+POLL_S: Final = 0.1
+FLUSH_S: Final = 10.0
+FRESH_S: Final = 5.0
+"""How long a failed delivery makes the ingest not ready, when nothing was delivered since."""
+
+
+class UploadProducer:
+    """Implements `UploadSink` on one idempotent producer, polled by a thread of its own."""
+
+    def __init__(self, settings: Settings, monotonic: Callable[[], float]) -> None:
+        self._config = client_config(
+            settings,
+            **{
+                "acks": "all",
+                "enable.idempotence": True,
+                "linger.ms": 1,
+                "message.timeout.ms": settings.ingest_store_deadline_ms,
+                "message.max.bytes": largest_record_bytes(settings),
+                "queue.buffering.max.kbytes": 256 * 1024,
+                "error_cb": quiet,
+            },
+        )
+        self._prefix = settings.kafka_topic_prefix
+        self._monotonic = monotonic
+        self._producer = Producer(self._config)
+        self._failed_at: float | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="upload-producer", daemon=True)
+        self._thread.start()
+
+    async def store(self, records: Sequence[Record]) -> None:
+        """Return when all records are acknowledged by all in-sync replicas, or raise `Unavailable`."""
+        loop = asyncio.get_running_loop()
+        waiting = [self._produced(record, loop) for record in records]
+        errors = [error for error in await asyncio.gather(*waiting) if error is not None]
+        if errors:
+            self._failed_at = self._monotonic()
+            raise Unavailable(f"not acknowledged: {errors[0]}")
+        self._failed_at = None
+
+    def is_ready(self) -> bool:
+        """Return whether the last delivery went well (or nothing failed lately); produces nothing."""
+        if self._closing.is_set():
+            return False
+        return self._failed_at is None or self._monotonic() - self._failed_at > FRESH_S
+
+    def close(self) -> None:
+        """Deliver what waits, then stop."""
+        self._closing.set()
+        self._thread.join()
+        self._producer.flush(FLUSH_S)
+
+    def _produced(self, record: Record, loop: asyncio.AbstractEventLoop) -> asyncio.Future[str | None]:
+        future: asyncio.Future[str | None] = loop.create_future()
+
+        def settle(error: str | None) -> None:
+            if not future.done():
+                future.set_result(error)
+
+        def delivered(error: Any, _message: Any) -> None:
+            loop.call_soon_threadsafe(settle, None if error is None else str(error))
+
+        try:
+            self._producer.produce(
+                self._prefix + record.topic,
+                value=record.value,
+                key=record.key,
+                partition=record.partition,
+                timestamp=record.timestamp_ms,
+                headers=list(record.headers),
+                on_delivery=delivered,
+            )
+        except KafkaException as error:
+            settle(str(error))
+            if error.args[0].fatal():  # an identity that is spent: only a new producer helps
+                self._producer = Producer(self._config)
+        except BufferError as error:
+            settle(str(error))
+        return future
+
+    def _poll(self) -> None:
+        while not self._closing.is_set():
+            self._producer.poll(POLL_S)

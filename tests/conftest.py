@@ -1,0 +1,38 @@
+"""Fixtures that several rooms share: the real servers, started once per run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.servers import REGISTRY_JAVA, Kafka, Registry, why_not
+
+REQUIRED = os.environ.get("PIPELINE_REQUIRE_KAFKA") == "1"
+
+
+def _need(java: int) -> None:
+    reason = why_not(java)
+    if reason and REQUIRED:
+        pytest.fail(f"PIPELINE_REQUIRE_KAFKA=1, but {reason}")
+    if reason:
+        pytest.skip(reason)
+    if not REQUIRED:
+        pytest.skip("tests on the real servers run with PIPELINE_REQUIRE_KAFKA=1")
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka]:
+    """Yield a running Apache Kafka."""
+    _need(17)
+    with Kafka() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[Registry]:
+    """Yield a running Apicurio Registry."""
+    _need(REGISTRY_JAVA)
+    with Registry() as server:
+        yield server

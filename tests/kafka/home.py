@@ -1,0 +1,107 @@
+"""Kafka as one home: the real producers and reader put together for the suites that run on every home."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from deploy.servers import Kafka
+from pipeline.contract.codec import Codec
+from pipeline.contract.positions import next_offset_reader, position_maker
+from pipeline.contract.record import Record, StoredRecord
+from pipeline.contract.topics import load_topics
+from pipeline.kafka import admin
+from pipeline.kafka.lanes import Lanes
+from pipeline.kafka.reader import KafkaReader
+from pipeline.kafka.uploads import UploadProducer
+from pipeline.settings import Settings, load
+
+_numbers = itertools.count(1)
+
+
+def settings_of(kafka: Kafka, data_dir: Path, **more: Any) -> Settings:
+    """Return settings for this broker, with a topic prefix and a group of their own."""
+    name = f"t{next(_numbers)}"
+    return load(
+        {},
+        kafka_bootstrap=kafka.bootstrap,
+        data_dir=data_dir,
+        kafka_topic_prefix=f"{name}.",
+        worker_group=f"worker-{name}",
+        **more,
+    )
+
+
+@contextmanager
+def made_topics(settings: Settings) -> Iterator[None]:
+    """Make the topics under the settings' prefix, and delete them afterwards."""
+    admin.apply(settings, load_topics())
+    yield
+    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    for future in client.delete_topics(
+        [settings.kafka_topic_prefix + name for name in load_topics()]
+    ).values():
+        future.result(20)
+
+
+class KafkaHome:
+    """The ports on Kafka, in one object."""
+
+    def __init__(self, settings: Settings, codec: Codec) -> None:
+        self._lanes = Lanes(settings, position_maker(codec), next_offset_reader(codec))
+        self._uploads = UploadProducer(settings, time.monotonic)
+        self._reader = KafkaReader(settings)
+        self._prefix = settings.kafka_topic_prefix
+        self._admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+
+    async def store(self, records: Sequence[Record]) -> None:
+        await self._uploads.store(records)
+
+    def take_over(self, partition: int) -> int:
+        return self._lanes.take_over(partition)
+
+    def known(self, partition: int, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        return self._lanes.known(partition, keys)
+
+    def commit(self, partition: int, records: Sequence[Record], next_offset: int) -> None:
+        self._lanes.commit(partition, records, next_offset)
+        touched = {(record.topic, record.partition) for record in records} | {("media.index", partition)}
+        self._await_markers(touched)
+
+    def _await_markers(self, touched: set[tuple[str, int]]) -> None:
+        """A committed transaction is visible once its markers are written, a moment after the commit."""
+        places = {TopicPartition(self._prefix + topic, p): OffsetSpec.latest() for topic, p in touched}
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            seen = [
+                {place: future.result(10).offset for place, future in asked.items()}
+                for asked in (
+                    self._admin.list_offsets(places, isolation_level=level)
+                    for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
+                )
+            ]
+            if seen[0] == seen[1]:
+                return
+            time.sleep(0.01)
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[StoredRecord]:
+        self._reader.refresh()
+        return self._reader.read(topic, partition, offset, limit)
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        self._reader.refresh()
+        return self._reader.end_offset(topic, partition)
+
+    def wait_for_records(self, topic: str, positions: Mapping[int, int], timeout_s: float) -> bool:
+        return any(self.end_offset(topic, p) > at for p, at in positions.items())
+
+    def close(self) -> None:
+        self._uploads.close()
+        self._reader.close()
