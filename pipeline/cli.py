@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
 import typer
 
+from pipeline.contract.ports import Unavailable
 from pipeline.settings import SettingError, Settings, load
 
 app = typer.Typer(
@@ -33,7 +35,7 @@ def main() -> None:
     """Run the command line; exit 2 with one line when a setting is wrong."""
     try:
         app(standalone_mode=True)
-    except SettingError as error:
+    except (SettingError, Unavailable) as error:
         sys.stderr.write(f"pipeline: {error}\n")
         sys.exit(2)
 
@@ -95,6 +97,39 @@ def ledger(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     from pipeline.commands.ledger import ledger as run_ledger
 
     raise typer.Exit(run_ledger(_settings(data_dir=data_dir), as_json=as_json))
+
+
+@app.command()
+def ingest(data_dir: DataDir = None, host: Host = None, port: Port = None) -> None:
+    """Serve the HTTP ingest on Kafka (needs PIPELINE_KAFKA_BOOTSTRAP)."""
+    from pipeline.commands.ingest import ingest as run_ingest
+
+    raise typer.Exit(run_ingest(_settings(data_dir=data_dir, ingest_host=host, ingest_port=port)))
+
+
+@app.command()
+def worker(data_dir: DataDir = None) -> None:
+    """Carry uploads on Kafka through the stages, with Faust (needs PIPELINE_KAFKA_BOOTSTRAP)."""
+    from pipeline.commands.worker import worker as run_worker
+
+    raise typer.Exit(run_worker(_settings(data_dir=data_dir)))
+
+
+class TopicsAction(StrEnum):
+    """What `pipeline topics` does."""
+
+    APPLY = "apply"
+    DIFF = "diff"
+
+
+@app.command()
+def topics(
+    action: Annotated[TopicsAction, typer.Argument(help="apply or diff.")], data_dir: DataDir = None
+) -> None:
+    """Make Kafka's topics and the registry agree with the repository, or show the differences."""
+    from pipeline.commands.topics import topics as run_topics
+
+    raise typer.Exit(run_topics(_settings(data_dir=data_dir), action.value))
 
 
 def _settings(**options: Any) -> Settings:

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from pipeline.contract.codec import Codec
+from pipeline.contract.ports import SchemaIds
 from pipeline.contract.record import StoredRecord
+from pipeline.kafka.reader import KafkaReader
+from pipeline.kafka.registry import HttpRegistry
 from pipeline.log.reader import open_reader
 from pipeline.log.registry_file import FileRegistry
 from pipeline.settings import SettingError, Settings
@@ -42,6 +45,11 @@ class Home(NamedTuple):
 @contextlib.contextmanager
 def opened_home(settings: Settings) -> Iterator[Home]:
     """Yield the home, or raise `SettingError` naming the setting that leads nowhere."""
+    if settings.kafka_bootstrap:
+        kafka = KafkaReader(settings)
+        with contextlib.closing(kafka):
+            yield Home(kafka, kafka_codec(settings))
+        return
     try:
         reader = open_reader(settings.data_dir)
     except OSError as error:
@@ -50,3 +58,22 @@ def opened_home(settings: Settings) -> Iterator[Home]:
         ) from None
     with contextlib.closing(reader):
         yield Home(reader, Codec(FileRegistry(settings.data_dir / "registry.json")))
+
+
+def require_kafka(settings: Settings) -> None:
+    """Raise `SettingError` when this deployment has no Kafka."""
+    if not settings.kafka_bootstrap:
+        raise SettingError(
+            "PIPELINE_KAFKA_BOOTSTRAP is not set: this command needs Kafka (`pipeline run` does not)"
+        )
+
+
+def kafka_codec(settings: Settings) -> Codec:
+    """Return the codec of a Kafka deployment: ids from the registry, or from the registry file."""
+    ids: SchemaIds
+    if settings.registry_url:
+        ids = HttpRegistry(settings.registry_url, settings.data_dir / "registry-cache.json")
+    else:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        ids = FileRegistry(settings.data_dir / "registry.json")
+    return Codec(ids, settings.kafka_topic_prefix)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+from starlette.applications import Starlette
 
 from pipeline.contract.codec import Codec
 from pipeline.contract.positions import position_maker
 from pipeline.contract.topics import load_topics
 from pipeline.ingest.app import Door, make_app
-from pipeline.ingest.server import bind, make_server, tune_gc
+from pipeline.ingest.server import bind, serve, tune_gc
 from pipeline.log.log import Log
 from pipeline.log.registry_file import FileRegistry
 from pipeline.metrics import Meters
@@ -98,20 +99,19 @@ class Embedded:
         """Ask the service to end as SIGTERM would: finish what was acknowledged, then return."""
         signal.raise_signal(signal.SIGTERM)
 
-    async def _serve(self, app: object, when_serving: Callable[[], None] | None) -> None:
-        server = make_server(app, self.settings)  # type: ignore[arg-type]  # Starlette, kept opaque here
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
-        self._on_failure = lambda: loop.call_soon_threadsafe(setattr, server, "should_exit", True)
-        serving = asyncio.create_task(server._serve([self._socket] if self._socket else None))  # noqa: SLF001 - serve() sets handlers of its own
-        while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
-        url = f"http://{self.settings.ingest_host}:{self.port}"
-        _log.info("serving", url=url, data_dir=str(self.settings.data_dir))
-        if when_serving is not None:
-            threading.Thread(target=when_serving, name="when-serving", daemon=True).start()
-        await serving
+    async def _serve(self, app: Starlette, when_serving: Callable[[], None] | None) -> None:
+        assert self._socket is not None  # noqa: S101 - bound in serve()
+
+        def serving(stop: Callable[[], None]) -> None:
+            self._on_failure = stop
+            if self._failure is not None:
+                stop()
+            url = f"http://{self.settings.ingest_host}:{self.port}"
+            _log.info("serving", url=url, data_dir=str(self.settings.data_dir))
+            if when_serving is not None:
+                threading.Thread(target=when_serving, name="when-serving", daemon=True).start()
+
+        await serve(app, self.settings, self._socket, serving)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

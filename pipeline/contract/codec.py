@@ -37,24 +37,27 @@ R = TypeVar("R", bound=AvroRecord)
 class Codec:
     """Encodes and decodes records; schema ids come through the registry's port."""
 
-    def __init__(self, schema_ids: SchemaIds) -> None:
+    def __init__(self, schema_ids: SchemaIds, subject_prefix: str = "") -> None:
         self._ids = schema_ids
+        self._subject_prefix = subject_prefix
         self._writers: dict[str, tuple[bytes, Any]] = {}
         self._readers: dict[int, Any] = {}
 
     def encode(self, topic: str, record: AvroRecord) -> bytes:
         """Return the framed record under the topic's schema."""
-        found = self._writers.get(topic)
-        if found is None:
-            schema = load_schema(topic)
-            schema_id = self._ids.id_of(subject_of(topic), schema_text(schema))
-            found = (_FRAME.pack(MAGIC, schema_id), fastavro.parse_schema(schema))
-            self._writers[topic] = found
-        frame, parsed = found
+        frame, parsed = self._writers.get(topic) or self.prepare(topic)
         out = io.BytesIO()
         out.write(frame)
         fastavro.schemaless_writer(out, parsed, record.to_avro())
         return out.getvalue()
+
+    def prepare(self, topic: str) -> tuple[bytes, Any]:
+        """Look the topic's schema id up now, so that a registry that is away shows at the start."""
+        schema = load_schema(topic)
+        schema_id = self._ids.id_of(self._subject_prefix + subject_of(topic), schema_text(schema))
+        found = (_FRAME.pack(MAGIC, schema_id), fastavro.parse_schema(schema))
+        self._writers[topic] = found
+        return found
 
     def decode(self, value: bytes | None) -> dict[str, Any]:
         """Return the decoded value, or raise `Undecodable`."""

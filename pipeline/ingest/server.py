@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import signal
 import socket
+from collections.abc import Callable
 from typing import Final
 
 import uvicorn
@@ -34,8 +37,34 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
+async def serve(
+    app: Starlette,
+    settings: Settings,
+    listener: socket.socket,
+    when_serving: Callable[[Callable[[], None]], None],
+) -> None:
+    """Serve until SIGINT, SIGTERM or the stop given to `when_serving`; finish the requests in flight.
+
+    `when_serving(stop)` is called once requests are answered; `stop` may be called from any thread.
+    """
+    server = make_server(app, settings)
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        loop.call_soon_threadsafe(setattr, server, "should_exit", True)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    # serve() would set handlers of its own and raise the signal again at the end: exit code -15, not 0.
+    serving = asyncio.create_task(server._serve([listener]))  # noqa: SLF001 - see the line above
+    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.01)
+    when_serving(stop)
+    await serving
+
+
 def make_server(app: Starlette, settings: Settings) -> uvicorn.Server:
-    """Return a uvicorn server for this app; `serve(sockets=[...])` runs it until `should_exit`."""
+    """Return a uvicorn server for this app."""
     return uvicorn.Server(
         uvicorn.Config(
             app,

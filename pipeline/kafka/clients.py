@@ -17,7 +17,7 @@ def client_config(settings: Settings, **more: Any) -> dict[str, Any]:
         "bootstrap.servers": settings.kafka_bootstrap,
         "security.protocol": settings.kafka_security_protocol,
         "client.id": "pipeline",
-        "log_level": 3,
+        "log_level": 2,  # a connection that fails is reported by the call that needs it
     }
     if settings.kafka_ca_file:
         config["ssl.ca.location"] = settings.kafka_ca_file

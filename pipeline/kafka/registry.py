@@ -56,11 +56,12 @@ class HttpRegistry:
 
     def register(self, subject: str, schema: str) -> int:
         """Register a schema and return its id, or raise `SettingError` when it is not compatible."""
-        answer = self._ask("POST", f"/subjects/{subject}/versions", {"schema": schema, "schemaType": "AVRO"})
+        body = {"schema": schema, "schemaType": "AVRO"}
+        answer = self._ask("POST", f"/subjects/{subject}/versions", body)
         if answer.status_code == CONFLICT:
             raise SettingError(
-                f"PIPELINE_REGISTRY_URL: {subject} is not compatible with the version at {self._url}: add fields "
-                "with defaults only, or make a new topic with the suffix .v2"
+                f"PIPELINE_REGISTRY_URL: {subject} is not compatible with the version at {self._url}: "
+                "add fields with defaults only, or make a new topic with the suffix .v2"
             )
         self._learn(int(self._json(answer)["id"]), schema)
         return self._ids[schema]

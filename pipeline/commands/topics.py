@@ -1,0 +1,40 @@
+"""`pipeline topics`: make the broker and the registry agree with the repository, or show where they don't."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.commands.home import require_kafka
+from pipeline.contract.codec import schema_text, subject_of
+from pipeline.contract.topics import load_schema, load_topics
+from pipeline.kafka import admin
+from pipeline.kafka.registry import HttpRegistry
+from pipeline.settings import Settings
+
+
+def topics(settings: Settings, action: str) -> int:
+    """Apply or show the differences; return 0, or 1 when `diff` found any."""
+    require_kafka(settings)
+    wanted = load_topics()
+    if action == "diff":
+        found = admin.diff(settings, wanted)
+        Console().print(_table(found) if found else "The broker agrees with topics.toml.")
+        return 1 if found else 0
+    changed = admin.apply(settings, wanted)
+    Console().print(_table(changed) if changed else "The broker agrees with topics.toml.")
+    if settings.registry_url:
+        registry = HttpRegistry(settings.registry_url, settings.data_dir / "registry-cache.json")
+        for name in wanted:
+            registry.register(settings.kafka_topic_prefix + subject_of(name), schema_text(load_schema(name)))
+        Console().print(f"{len(wanted)} schemas are registered at {settings.registry_url}.")
+    return 0
+
+
+def _table(differences: tuple[admin.Difference, ...]) -> Table:
+    table = Table(title="Differences", title_justify="left")
+    for column in ("topic", "what", "wanted", "found"):
+        table.add_column(column, overflow="fold")
+    for d in differences:
+        table.add_row(d.topic, d.what, d.wanted, "missing" if d.found is None else d.found)
+    return table

@@ -1,0 +1,252 @@
+"""The worker on Kafka: Faust brings the records and the rebalances, the lanes make them count once.
+
+The pattern is the measured one (ADR 0005): raw bytes in, `noack_take`, a consumer that never commits and
+seeks to the positions of our own index, one transaction per source partition and batch. Faust's offsets,
+tables, web server and producer are not used. Whatever is not the data's fault ends the process: what
+restarts it makes the worker take its partitions over again and read the batch again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import faust
+import structlog
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from pipeline.contract.ports import Fenced, Unavailable
+from pipeline.contract.record import StoredRecord
+from pipeline.kafka.lanes import Lanes
+from pipeline.metrics import Meters
+from pipeline.settings import Settings
+from pipeline.topology import UPLOADS, Topology
+
+_log = structlog.get_logger("pipeline.worker")
+
+EXIT_FENCED: Final = 3
+EXIT_STUCK: Final = 4
+TAKE_OVER_DEADLINE_S: Final = 60.0
+TRANSACTION_DEADLINE_S: Final = 60.0
+WITHIN_S: Final = 0.02
+TAKE_OVER_THREADS: Final = 12
+
+
+class Positions:
+    """What this worker owns: the lanes, and per partition the offset that is expected next."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self.lanes = lanes
+        self.expected: dict[int, int] = {}
+        self.generation: int | None = None
+        self.pool = ThreadPoolExecutor(TAKE_OVER_THREADS, "lanes")
+        self.lock = asyncio.Lock()
+
+    def take_over(self, partitions: Sequence[int]) -> dict[int, int]:
+        """Fence the earlier owners of these partitions; return the positions to read from."""
+        for lost in set(self.expected) - set(partitions):
+            self.lanes.release(lost)
+        return dict(zip(partitions, self.pool.map(self.lanes.take_over, partitions), strict=True))
+
+
+class TransactionalConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is untyped here
+    """A consumer whose truth is our own index: it never commits, and it seeks where the lanes say."""
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002
+        """Commit nothing: the position is in the transaction of the outputs."""
+        return False
+
+    def ack(self, message: Any) -> bool:
+        """Let go of a message whose batch is committed."""
+        message.acked = True
+        self._unacked_messages.discard(message)
+        waiting = self._waiting_for_ack
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+        return True
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's watchdog looks for commits, which never come."""
+
+    async def perform_seek(self) -> None:
+        """Take the assigned partitions over and seek; called again in one generation, rewind."""
+        positions: Positions = self.app.pipeline_positions
+        async with positions.lock:
+            generation = self.app.consumer_generation_id
+            assigned = sorted(tp.partition for tp in self.assignment())
+            if positions.generation == generation:
+                # Records fetched while the flow was stopped are thrown away: an early return loses them.
+                offsets: Mapping[int, int] = {p: positions.expected.get(p, 0) for p in assigned}
+            else:
+                offsets = await self._take_over(positions, assigned)
+            if self.app.consumer_generation_id != generation:
+                return
+            topic = self.app.pipeline_topic
+            await self.seek_wait({TP(topic, p): offset for p, offset in offsets.items()})
+            positions.expected = dict(offsets)
+            positions.generation = generation
+
+    async def _take_over(self, positions: Positions, assigned: Sequence[int]) -> Mapping[int, int]:
+        started = time.monotonic()
+        work = asyncio.get_running_loop().run_in_executor(None, positions.take_over, assigned)
+        try:
+            offsets = await asyncio.wait_for(work, TAKE_OVER_DEADLINE_S)
+        except (TimeoutError, Unavailable, Fenced) as error:
+            die(EXIT_STUCK, "take_over_failed", error)
+        _log.info("taken_over", partitions=list(assigned), took_s=round(time.monotonic() - started, 2))
+        return offsets
+
+
+class Transport(driver.Transport):  # type: ignore[misc]  # as above
+    """Faust's aiokafka transport with our consumer."""
+
+    Consumer = TransactionalConsumer
+
+
+class App(faust.App):  # type: ignore[misc]  # as above
+    """A Faust app on our transport."""
+
+    pipeline_positions: Positions
+    pipeline_topic: str
+
+    def _new_transport(self) -> Any:
+        return Transport(self.conf.broker_consumer, self)
+
+
+def die(code: int, event: str, error: object) -> Any:
+    """End the process at once: nothing of the batch in hand is committed."""
+    _log.error(event, error=repr(error), exit_code=code)
+    os._exit(code)
+
+
+def make_app(
+    settings: Settings,
+    topology: Topology,
+    lanes: Lanes,
+    meters: Meters,
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+) -> App:
+    """Return the Faust app that carries uploads through the topology."""
+    app = App(
+        settings.worker_group,
+        broker=[f"kafka://{address.strip()}" for address in settings.kafka_bootstrap.split(",")],
+        broker_credentials=credentials(settings),
+        value_serializer="raw",
+        key_serializer="raw",
+        store="memory://",
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        table_standby_replicas=0,
+        agent_supervisor="mode.CrashingSupervisor",
+        consumer_auto_offset_reset="earliest",
+        broker_session_timeout=settings.worker_session_timeout_s,
+        broker_heartbeat_interval=max(1.0, settings.worker_session_timeout_s / 3),
+        stream_buffer_maxsize=2048,
+        worker_redirect_stdouts=False,
+        worker_hijack_root_logger=False,
+    )
+    app.pipeline_positions = Positions(lanes)
+    app.pipeline_topic = settings.kafka_topic_prefix + UPLOADS
+    source = app.topic(app.pipeline_topic, key_type=bytes, value_type=bytes)
+    carrier = _Carrier(app, topology, meters, now_ms)
+
+    @app.agent(source, name="uploads")  # type: ignore[untyped-decorator]  # as above
+    async def uploads(stream: Any) -> None:
+        async for batch in stream.noack_take(settings.worker_batch_records, within=WITHIN_S):
+            await carrier.carry(batch)
+
+    return app
+
+
+class _Carrier:
+    """Carries one batch: process by partition, one transaction each, then let the messages go."""
+
+    def __init__(self, app: App, topology: Topology, meters: Meters, now_ms: Callable[[], int]) -> None:
+        self._app = app
+        self._topology = topology
+        self._meters = meters
+        self._now_ms = now_ms
+
+    async def carry(self, batch: Sequence[Any]) -> None:
+        """Commit what this batch gives; records of an earlier generation are left to their new owner."""
+        positions = self._app.pipeline_positions
+        started = time.perf_counter()
+        by_partition: dict[int, list[StoredRecord]] = {}
+        for event in batch:
+            self._sort_in(event.message, by_partition, positions)
+        loop = asyncio.get_running_loop()
+        commits = [
+            loop.run_in_executor(positions.pool, self._commit, partition, records)
+            for partition, records in by_partition.items()
+        ]
+        try:
+            await asyncio.wait_for(asyncio.gather(*commits), TRANSACTION_DEADLINE_S)
+        except Fenced as error:
+            die(EXIT_FENCED, "fenced", error)
+        except (TimeoutError, Unavailable) as error:
+            die(EXIT_STUCK, "not_committed", error)
+        for event in batch:
+            event.ack()
+        self._meters.observe("pipeline_batch_seconds", time.perf_counter() - started)
+        self._meters.observe("pipeline_batch_records", len(batch))
+
+    def _sort_in(
+        self, message: Any, by_partition: dict[int, list[StoredRecord]], positions: Positions
+    ) -> None:
+        partition, offset = message.partition, message.offset
+        expected = positions.expected.get(partition)
+        is_current = message.generation_id in (None, self._app.consumer_generation_id)
+        if expected is None or not is_current or offset < expected:
+            return
+        if offset > expected and expected > 0:
+            # media.uploads has no legitimate gaps but those that retention makes.
+            _log.warning("offsets_missing", partition=partition, expected=expected, offset=offset)
+        positions.expected[partition] = offset + 1
+        by_partition.setdefault(partition, []).append(stored_record(message))
+
+    def _commit(self, partition: int, records: Sequence[StoredRecord]) -> None:
+        lanes = self._app.pipeline_positions.lanes
+        processed = self._topology.process(records, lambda keys: lanes.known(partition, keys), self._now_ms())
+        lanes.commit(partition, processed.records, records[-1].offset + 1)
+        for (name, *labels), number in processed.counts.items():
+            self._meters.count(name, *labels, by=number)
+        for fault in processed.faults:
+            _log.error("internal_error", partition=partition, error=fault)
+
+
+def stored_record(message: Any) -> StoredRecord:
+    """Return Faust's message as the stages read it, original bytes and all."""
+    headers = message.headers.items() if isinstance(message.headers, Mapping) else message.headers or ()
+    return StoredRecord(
+        topic=UPLOADS,
+        partition=message.partition,
+        offset=message.offset,
+        key=message.key or b"",
+        value=message.value,
+        timestamp_ms=round(message.timestamp * 1000),
+        headers=tuple((str(name), bytes(value or b"")) for name, value in headers),
+    )
+
+
+def credentials(settings: Settings) -> Any:
+    """Return Faust's credentials for the broker, or None for a plain connection."""
+    import ssl
+
+    protocol = settings.kafka_security_protocol.upper()
+    context = None
+    if protocol.endswith("SSL"):
+        context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
+    if protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            mechanism=settings.kafka_sasl_mechanism,
+            username=settings.kafka_sasl_username,
+            password=settings.kafka_sasl_password,
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context is not None else None

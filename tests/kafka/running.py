@@ -1,0 +1,149 @@
+"""The services on Kafka as processes: ingest, and workers that are restarted when they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from pipeline.settings import PREFIX, Settings
+from tests.commands.serving import PIPELINE, ROOT
+
+
+def environ(settings: Settings) -> dict[str, str]:
+    """Return the environment that gives a process these settings."""
+    named = {
+        f"{PREFIX}{name.upper()}": str(getattr(settings, name))
+        for name in ("kafka_bootstrap", "kafka_topic_prefix", "worker_group", "data_dir", "registry_url")
+    }
+    return {
+        **os.environ,
+        **named,
+        "PIPELINE_WORKER_PORT": "0",
+        "PIPELINE_WORKER_SESSION_TIMEOUT_S": "6",
+    }
+
+
+def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Return the finished command with these settings."""
+    return subprocess.run(
+        [PIPELINE, *arguments], capture_output=True, cwd=ROOT, env=environ(settings), timeout=90, check=False
+    )
+
+
+def rows(settings: Settings, topic: str) -> list[dict[str, Any]]:
+    """Return the decoded values of a topic."""
+    done = command(settings, "records", topic, "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    return [json.loads(line)["value"] for line in done.stdout.splitlines()]
+
+
+def settled(settings: Settings, deadline_s: float = 40) -> dict[str, Any]:
+    """Return the ledger once nothing is pending and it balances, or as it is at the deadline."""
+    end = time.monotonic() + deadline_s
+    while True:
+        done = command(settings, "ledger", "--json")
+        found: dict[str, Any] = (
+            json.loads(done.stdout) if done.stdout else {"pending": -1, "stderr": done.stderr}
+        )
+        if (found["pending"] == 0 and found["balances"]) or time.monotonic() > end:
+            return found
+        time.sleep(1)
+
+
+class Ingest:
+    """A running `pipeline ingest`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._process = subprocess.Popen(
+            [PIPELINE, "ingest", "--port", "0"],
+            cwd=ROOT,
+            env=environ(settings),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        guard = threading.Timer(40, self._process.kill)
+        guard.start()
+        assert self._process.stderr is not None
+        said = []
+        for line in self._process.stderr:
+            said.append(line)
+            found = re.search(r"http://[\d.]+:(\d+)", line)
+            if found:
+                guard.cancel()
+                self._base = f"http://127.0.0.1:{found[1]}"
+                threading.Thread(target=self._process.stderr.read, daemon=True).start()
+                return
+        raise AssertionError("ingest did not start:\n" + "".join(said))
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self._base, trust_env=False, timeout=10)
+
+    def stop(self) -> int:
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(timeout=30)
+
+    def __enter__(self) -> Ingest:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+class Worker:
+    """A worker under supervision: when it ends, it is started again after a second, as compose does."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        self._settings = settings
+        self._log = log
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.codes: list[int] = []
+        self._thread = threading.Thread(target=self._supervise, daemon=True)
+        self._thread.start()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the running process."""
+        end = time.monotonic() + 20
+        while self._process is None or self._process.poll() is not None:
+            assert time.monotonic() < end, "no worker runs"
+            time.sleep(0.05)
+        self._process.send_signal(number)
+
+    def await_assignment(self, times: int = 1, deadline_s: float = 60) -> None:
+        """Wait until partitions were taken over so many times."""
+        end = time.monotonic() + deadline_s
+        while (
+            self._log.read_text(errors="replace").count("taken_over") < times if self._log.exists() else True
+        ):
+            assert time.monotonic() < end, self._log.read_text(errors="replace")[-3000:]
+            time.sleep(0.1)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stopping.set()
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+        self._thread.join()
+
+    def _supervise(self) -> None:
+        while not self._stopping.is_set():
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [PIPELINE, "worker"], cwd=ROOT, env=environ(self._settings), stdout=log, stderr=log
+                )
+                self.codes.append(self._process.wait())
+            self._stopping.wait(1)
