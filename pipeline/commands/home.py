@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 from pipeline.contract.codec import Codec
@@ -31,8 +31,8 @@ class Reader(Protocol):
     def end_offset(self, topic: str, partition: int) -> int:
         """Return the offset that the next record will get."""
 
-    def read(self, topic: str, partition: int, offset: int, limit: int) -> Sequence[StoredRecord]:
-        """Return up to `limit` committed records from `offset` on."""
+    def read(self, topic: str, positions: Mapping[int, int]) -> Iterator[StoredRecord]:
+        """Yield the committed records of these partitions, each from its position on, to the end."""
 
 
 class Home(NamedTuple):

@@ -18,7 +18,6 @@ from pipeline.contract.topics import load_topics
 from pipeline.settings import SettingError, Settings
 
 POLL_S: Final = 0.2
-READ_LIMIT: Final = 500
 
 
 class Sink(Protocol):
@@ -44,13 +43,12 @@ def records(settings: Settings, topic: str, *, as_json: bool, follow: bool, out:
 
 
 def read_all(home: Home, topic: str, positions: dict[int, int]) -> Iterator[StoredRecord]:
-    """Yield the records from `positions` on, partition by partition, and move the positions."""
+    """Yield the records from `positions` on (the first ones where it has none), and move the positions."""
     for partition in range(home.reader.partitions(topic)):
-        offset = positions.get(partition, home.reader.first_offset(topic, partition))
-        while batch := home.reader.read(topic, partition, offset, READ_LIMIT):
-            yield from batch
-            offset = batch[-1].offset + 1
-        positions[partition] = offset
+        positions.setdefault(partition, home.reader.first_offset(topic, partition))
+    for stored in home.reader.read(topic, dict(positions)):
+        positions[stored.partition] = stored.offset + 1
+        yield stored
 
 
 def shown(stored: StoredRecord, codec: Codec) -> dict[str, object]:

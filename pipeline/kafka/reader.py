@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from pipeline.contract.record import StoredRecord
 from pipeline.kafka.clients import (
@@ -19,6 +21,7 @@ from pipeline.kafka.clients import (
 from pipeline.settings import SettingError, Settings
 
 POLL_S: Final = 0.05
+BATCH: Final = 500
 RETRY_S: Final = 0.2
 
 
@@ -47,7 +50,7 @@ class KafkaReader:
         )
         self._consumer = Consumer(config)
         self._bounds: dict[tuple[str, int], tuple[int, int]] = {}
-        self._at: tuple[str, int, int] | None = None
+        self._admin = AdminClient(client_config(settings, error_cb=quiet))
         self._partitions: dict[str, int] = {}
         self.refresh()
 
@@ -84,60 +87,67 @@ class KafkaReader:
         """Return the offset after the last committed record or marker."""
         return self._bounds_of(topic, partition)[1]
 
-    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[StoredRecord]:
-        """Return up to `limit` committed records from `offset` on; an empty list is the end."""
-        end = self.end_offset(topic, partition)
-        if offset >= end:
-            return []
-        if self._at != (topic, partition, offset):
-            self._consumer.assign([TopicPartition(self._prefix + topic, partition, offset)])
-        found: list[StoredRecord] = []
+    def read(self, topic: str, positions: Mapping[int, int]) -> Iterator[StoredRecord]:
+        """Yield the committed records of these partitions, each from its position on, to the end.
+
+        Records of one partition are in order; partitions are mixed as they arrive.
+        """
+        places = {p: at for p, at in positions.items() if at < self.end_offset(topic, p)}
+        self._consumer.assign([TopicPartition(self._prefix + topic, p, at) for p, at in places.items()])
+        waiting = set(places)
         last_progress = time.monotonic()
-        while len(found) < limit:
-            messages = self._consumer.consume(limit - len(found), POLL_S)
+        while waiting:
+            messages = self._consumer.consume(BATCH, POLL_S)
             if messages:
                 last_progress = time.monotonic()
             elif time.monotonic() - last_progress > REACH_DEADLINE_S:
-                raise unreachable(self._settings, f"{topic} {partition} gives nothing and has no end")
+                raise unreachable(self._settings, f"{topic} {sorted(waiting)} give nothing and have no end")
             for message in messages:
+                partition = message.partition()
                 error = message.error()
-                if error is not None:
-                    # The second is an offset that retention has just removed: nothing is there any more.
-                    if error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):  # noqa: SLF001 - the library's public names
-                        self._at = None
-                        return found
+                if error is None:
+                    if partition in waiting:
+                        yield _stored(topic, message)
+                # The second is an offset that retention has just removed: nothing is there any more.
+                elif error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):  # noqa: SLF001 - the library's public names
+                    waiting.discard(partition)
+                else:
                     raise SettingError(f"can't read {topic}: {error}")
-                at = message.offset()
-                found.append(
-                    StoredRecord(
-                        topic,
-                        partition,
-                        at,
-                        bytes(message.key() or b""),
-                        message.value(),
-                        message.timestamp()[1],
-                        tuple((name, bytes(value or b"")) for name, value in message.headers() or ()),
-                    )
-                )
-                self._at = (topic, partition, at + 1)
-        return found
 
     def _bounds_of(self, topic: str, partition: int) -> tuple[int, int]:
-        bounds = self._bounds.get((topic, partition))
-        if bounds is None:
-            bounds = self._bounds[topic, partition] = self._asked(topic, partition)
-        return bounds
+        if (topic, partition) not in self._bounds:
+            self._ask_bounds(topic)
+        return self._bounds[topic, partition]
 
-    def _asked(self, topic: str, partition: int) -> tuple[int, int]:
-        """Return the bounds from the broker; a partition that has no leader yet is asked again."""
-        place = TopicPartition(self._prefix + topic, partition)
+    def _ask_bounds(self, topic: str) -> None:
+        """Take first and end offset of all partitions; those that have no leader yet are asked again."""
+        places = [TopicPartition(self._prefix + topic, p) for p in range(self.partitions(topic))]
         end = time.monotonic() + REACH_DEADLINE_S
         while True:
             try:
-                low, high = self._consumer.get_watermark_offsets(place, timeout=REACH_DEADLINE_S)
+                low, high = (
+                    self._offsets(places, spec) for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+                )
             except KafkaException as error:
                 if time.monotonic() > end:
                     raise unreachable(self._settings, error) from None
                 time.sleep(RETRY_S)
             else:
-                return low, high
+                self._bounds |= {(topic, p): (low[p], high[p]) for p in low}
+                return
+
+    def _offsets(self, places: Sequence[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
+        asked = self._admin.list_offsets(dict.fromkeys(places, spec), request_timeout=REACH_DEADLINE_S)
+        return {place.partition: future.result(REACH_DEADLINE_S).offset for place, future in asked.items()}
+
+
+def _stored(topic: str, message: Message) -> StoredRecord:
+    return StoredRecord(
+        topic,
+        message.partition(),
+        message.offset(),
+        bytes(message.key() or b""),
+        message.value(),
+        message.timestamp()[1],
+        tuple((name, bytes(value or b"")) for name, value in message.headers() or ()),
+    )

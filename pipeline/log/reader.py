@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 from pipeline.contract.record import StoredRecord
 from pipeline.log import tables
 from pipeline.log.tables import OFFSET_BITS, OFFSET_MASK
+
+BATCH: Final = 500
 
 
 def open_reader(data_dir: Path) -> LogReader:
@@ -53,7 +57,10 @@ class LogReader:
         ).fetchone()
         return int(row[0])
 
-    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[StoredRecord]:
-        """Return up to `limit` committed records from `offset` on, in order."""
-        number = self._numbers[topic, partition]
-        return tables.read_rows(self._connection, topic, partition, number, offset, limit)
+    def read(self, topic: str, positions: Mapping[int, int]) -> Iterator[StoredRecord]:
+        """Yield the committed records of these partitions, each from its position on, to the end."""
+        for partition, offset in positions.items():
+            number = self._numbers[topic, partition]
+            while batch := tables.read_rows(self._connection, topic, partition, number, offset, BATCH):
+                yield from batch
+                offset = batch[-1].offset + 1  # noqa: PLW2901 - it is where the next batch begins

@@ -93,7 +93,7 @@ class KafkaHome:
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[StoredRecord]:
         self._reader.refresh()
-        return self._reader.read(topic, partition, offset, limit)
+        return list(itertools.islice(self._reader.read(topic, {partition: offset}), limit))
 
     def end_offset(self, topic: str, partition: int) -> int:
         self._reader.refresh()

@@ -81,7 +81,8 @@ class Ingest:
             if found:
                 guard.cancel()
                 self._base = f"http://127.0.0.1:{found[1]}"
-                threading.Thread(target=self._process.stderr.read, daemon=True).start()
+                self._drain = threading.Thread(target=self._process.stderr.read)
+                self._drain.start()
                 return
         raise AssertionError("ingest did not start:\n" + "".join(said))
 
@@ -99,6 +100,9 @@ class Ingest:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        self._drain.join()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
 
 
 class Worker:

@@ -162,7 +162,7 @@ def test_a_reader_sees_one_moment_until_it_is_refreshed(tmp_path: Path, log: Log
     assert reader.end_offset("media.outcomes", 0) == 1
     put(log, record("b"))
     assert reader.end_offset("media.outcomes", 0) == 1
-    assert len(reader.read("media.outcomes", 0, 0, 10)) == 1
+    assert len(list(reader.read("media.outcomes", {0: 0}))) == 1
     reader.refresh()
     assert reader.end_offset("media.outcomes", 0) == 2
     reader.close()
