@@ -6,6 +6,8 @@ does not come up raises `ServerFailed` with the end of its log.
 
 from __future__ import annotations
 
+import base64
+import ctypes
 import os
 import shutil
 import signal
@@ -17,9 +19,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 KAFKA_LIB: Final = ROOT / ".kafka" / "lib"
@@ -28,6 +31,7 @@ COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.11.0:copy-depe
 START_DEADLINE_S: Final = 60.0
 STOP_DEADLINE_S: Final = 20.0
 LOG_TAIL: Final = 4_000
+PR_SET_PDEATHSIG: Final = 1
 REGISTRY_JAVA: Final = 21
 """Apicurio Registry 3.3 needs at least this Java; Kafka 4 needs 17."""
 
@@ -63,6 +67,12 @@ def _version(java: str) -> int:
     return int(number[1] if number[0] == "1" else number[0])
 
 
+def _die_with_parent() -> None:
+    """Ask Linux to kill this child when the thread that started it ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def free_port() -> int:
     """Return a port that nothing listens on at this moment."""
     with socket.socket() as probe:
@@ -95,6 +105,11 @@ class _Server:
 
     def start(self) -> None:
         """Start (again) and return when it answers, or raise `ServerFailed`."""
+        self.launch()
+        self.await_answer()
+
+    def launch(self) -> None:
+        """Start the process."""
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
@@ -103,7 +118,12 @@ class _Server:
                 cwd=self.directory,
                 env={**os.environ, **self._environment()},
                 start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no lock can be held
             )
+
+    def await_answer(self) -> None:
+        """Return when the launched process answers, or raise `ServerFailed`."""
+        assert self._process is not None
         end = time.monotonic() + START_DEADLINE_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
@@ -147,26 +167,38 @@ class _Server:
         raise NotImplementedError
 
 
+class Member(NamedTuple):
+    """A node's place in a cluster of several."""
+
+    node_id: int
+    cluster_id: str
+    controller_ports: Sequence[int]
+
+
 class Kafka(_Server):
-    """Apache Kafka, one KRaft node on ports of its own."""
+    """Apache Kafka, one KRaft node on ports of its own, alone or as the member of a cluster."""
 
     name = "kafka"
 
-    def __init__(self, port: int | None = None) -> None:
+    def __init__(self, port: int | None = None, member: Member | None = None) -> None:
         super().__init__()
         self.port = port or free_port()
-        self._controller_port = free_port()
+        self._member = member
+        self._controller_port = free_port() if member is None else member.controller_ports[member.node_id - 1]
         self.bootstrap = f"127.0.0.1:{self.port}"
         self._java = find_java(17) or "java"
 
-    def start(self) -> None:
+    def launch(self) -> None:
         """Fetch what is missing, format the storage the first time, start."""
         fetch_kafka()
         properties = self.directory / "server.properties"
         if not properties.exists():
             properties.write_text(self._properties())
-            self._tool("format", "--standalone", "-t", self._tool("random-uuid"), "-c", str(properties))
-        super().start()
+            if self._member is None:
+                self._tool("format", "--standalone", "-t", self._tool("random-uuid"), "-c", str(properties))
+            else:
+                self._tool("format", "-t", self._member.cluster_id, "-c", str(properties))
+        super().launch()
 
     def _tool(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -194,26 +226,60 @@ class Kafka(_Server):
         self.start()
 
     def _properties(self) -> str:
+        if self._member is None:
+            node_id, copies = 1, 1
+            quorum = f"controller.quorum.bootstrap.servers=127.0.0.1:{self._controller_port}"
+        else:
+            node_id, copies = self._member.node_id, len(self._member.controller_ports)
+            ports = enumerate(self._member.controller_ports, 1)
+            quorum = "controller.quorum.voters=" + ",".join(f"{i}@127.0.0.1:{port}" for i, port in ports)
         return f"""process.roles=broker,controller
-node.id=1
-controller.quorum.bootstrap.servers=127.0.0.1:{self._controller_port}
+node.id={node_id}
+{quorum}
 listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}
 advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
 log.dirs={self.directory / "data"}
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor={copies}
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={(copies + 1) // 2}
 transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={copies}
+share.coordinator.state.topic.min.isr={(copies + 1) // 2}
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 auto.create.topics.enable=false
 """
+
+
+class KafkaCluster:
+    """Three Kafka nodes: every partition has three copies, and any one node may be away."""
+
+    def __init__(self, nodes: int = 3) -> None:
+        controller_ports = [free_port() for _ in range(nodes)]
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        self.nodes = [Kafka(member=Member(i + 1, cluster_id, controller_ports)) for i in range(nodes)]
+        self.bootstrap = ",".join(node.bootstrap for node in self.nodes)
+
+    def __enter__(self) -> Self:
+        fetch_kafka()
+        try:
+            for node in self.nodes:  # none comes up before most of them are there
+                node.launch()
+            for node in self.nodes:
+                node.await_answer()
+        except ServerFailed:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for node in self.nodes:
+            node.kill()
+            node.__exit__()
 
 
 class Registry(_Server):
@@ -226,10 +292,10 @@ class Registry(_Server):
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}/apis/ccompat/v7"
 
-    def start(self) -> None:
+    def launch(self) -> None:
         """Fetch what is missing, start."""
         fetch_registry()
-        super().start()
+        super().launch()
 
     def _command(self) -> Sequence[str]:
         jar = next(REGISTRY_DIR.rglob("quarkus-run.jar"))

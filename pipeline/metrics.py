@@ -40,7 +40,9 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("pipeline_door_disagrees_total", Type.COUNTER, (), "Worker and door disagree: alarm."),
     Metric("pipeline_batch_seconds", Type.HISTOGRAM, (), "Time of one worker batch, commit included."),
     Metric("pipeline_batch_records", Type.HISTOGRAM, (), "Uploads in one worker batch."),
+    Metric("pipeline_transaction_seconds", Type.HISTOGRAM, (), "Time of one partition's commit."),
     Metric("pipeline_lag_records", Type.GAUGE, (), "Uploads that wait for the worker."),
+    Metric("pipeline_partition_lag_records", Type.GAUGE, ("partition",), "The same, by partition, on Kafka."),
 )
 
 

@@ -64,6 +64,12 @@ class Settings:
     worker_port: int = _setting(
         8090, "Port of the worker's own health and metrics endpoint; 0: none.", at_least=0, at_most=65_535
     )
+    worker_stall_s: int = _setting(
+        120,
+        "A worker with lag whose positions stand still for so long ends itself.",
+        at_least=5,
+        at_most=3_600,
+    )
     worker_session_timeout_s: int = _setting(
         15,
         "After how long without a heartbeat the group gives a worker's partitions away.",

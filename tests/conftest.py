@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy.servers import REGISTRY_JAVA, Kafka, Registry, why_not
+from deploy.servers import REGISTRY_JAVA, Kafka, KafkaCluster, Registry, why_not
 
 REQUIRED = os.environ.get("PIPELINE_REQUIRE_KAFKA") == "1"
 
@@ -28,6 +28,14 @@ def kafka() -> Iterator[Kafka]:
     _need(17)
     with Kafka() as server:
         yield server
+
+
+@pytest.fixture
+def cluster() -> Iterator[KafkaCluster]:
+    """Yield three nodes of Apache Kafka, of which one may be away."""
+    _need(17)
+    with KafkaCluster() as servers:
+        yield servers
 
 
 @pytest.fixture(scope="session")

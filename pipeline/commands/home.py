@@ -71,9 +71,22 @@ def require_kafka(settings: Settings) -> None:
 def kafka_codec(settings: Settings) -> Codec:
     """Return the codec of a Kafka deployment: ids from the registry, or from the registry file."""
     ids: SchemaIds
+    make_data_dir(settings)
     if settings.registry_url:
         ids = HttpRegistry(settings.registry_url, settings.data_dir / "registry-cache.json")
     else:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
         ids = FileRegistry(settings.data_dir / "registry.json")
     return Codec(ids, settings.kafka_topic_prefix)
+
+
+def make_data_dir(settings: Settings) -> None:
+    """Make the data directory, or raise `SettingError` when it can't be written to."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        probe = settings.data_dir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SettingError(
+            f"PIPELINE_DATA_DIR (--data-dir): can't use {settings.data_dir}: {error}"
+        ) from None

@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 from starlette.applications import Starlette
 
+from pipeline.commands.home import make_data_dir
 from pipeline.contract.codec import Codec
 from pipeline.contract.positions import position_maker
 from pipeline.contract.topics import load_topics
@@ -129,11 +130,8 @@ class Embedded:
 @contextlib.contextmanager
 def opened_log(settings: Settings) -> Iterator[tuple[Log, Codec]]:
     """Yield the open log of the data directory and its codec, or raise `SettingError` naming it."""
+    make_data_dir(settings)
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        probe = settings.data_dir / ".writable"
-        probe.touch()
-        probe.unlink()
         codec = Codec(FileRegistry(settings.data_dir / REGISTRY_FILE))
         log = Log(settings.data_dir, load_topics(), position_maker(codec))
         log.open()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.home import require_kafka
+from pipeline.commands.home import make_data_dir, require_kafka
 from pipeline.contract.codec import schema_text, subject_of
 from pipeline.contract.topics import load_schema, load_topics
 from pipeline.kafka import admin
@@ -24,6 +24,7 @@ def topics(settings: Settings, action: str) -> int:
     changed = admin.apply(settings, wanted)
     Console().print(_table(changed) if changed else "The broker agrees with topics.toml.")
     if settings.registry_url:
+        make_data_dir(settings)
         registry = HttpRegistry(settings.registry_url, settings.data_dir / "registry-cache.json")
         for name in wanted:
             registry.register(settings.kafka_topic_prefix + subject_of(name), schema_text(load_schema(name)))

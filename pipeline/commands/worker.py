@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import threading
+import time
 
 import structlog
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from pipeline.commands.home import kafka_codec, require_kafka
 from pipeline.commands.run import load_directory
@@ -20,6 +15,7 @@ from pipeline.kafka.lanes import Lanes
 from pipeline.metrics import Meters
 from pipeline.settings import Settings
 from pipeline.topology import Topology
+from pipeline.worker.progress import Progress
 
 _log = structlog.get_logger("pipeline.worker")
 
@@ -28,6 +24,7 @@ def worker(settings: Settings) -> int:
     """Carry uploads until SIGTERM; return the exit code."""
     import faust
 
+    from pipeline.worker.endpoint import start_endpoint
     from pipeline.worker.faust_worker import make_app
 
     require_kafka(settings)
@@ -35,11 +32,14 @@ def worker(settings: Settings) -> int:
     admin.require_topics(settings, topics)
     directory = load_directory(settings)
     codec = kafka_codec(settings)
+    for topic in topics:
+        codec.prepare(topic)
     meters = Meters()
     lanes = Lanes(settings, position_maker(codec), next_offset_reader(codec))
-    app = make_app(settings, Topology(codec, topics, directory), lanes, meters)
+    progress = Progress(settings.worker_stall_s)
+    app = make_app(settings, Topology(codec, topics, directory), lanes, meters, progress)
     if settings.worker_port:
-        threading.Thread(target=_endpoint, args=(settings, meters), name="endpoint", daemon=True).start()
+        start_endpoint(settings, meters, progress, time.monotonic)
     _log.info("working", kafka=settings.kafka_bootstrap, group=settings.worker_group)
     process = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True)
     try:
@@ -47,24 +47,3 @@ def worker(settings: Settings) -> int:
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0
-
-
-def _endpoint(settings: Settings, meters: Meters) -> None:
-    async def live(_request: Request) -> Response:
-        return JSONResponse({"status": "live"})
-
-    async def metrics(_request: Request) -> Response:
-        return Response(meters.text(), media_type="text/plain; version=0.0.4")
-
-    app = Starlette(routes=[Route("/health/live", live), Route("/metrics", metrics)])
-    config = uvicorn.Config(
-        app,
-        host=settings.worker_host,
-        port=settings.worker_port,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-    )
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # the main thread has them
-    server.run()

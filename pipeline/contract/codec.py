@@ -60,7 +60,7 @@ class Codec:
         return found
 
     def decode(self, value: bytes | None) -> dict[str, Any]:
-        """Return the decoded value, or raise `Undecodable`."""
+        """Return the decoded value, or raise `Undecodable`, or `Unavailable` when its schema can't be had."""
         if value is None:
             raise Undecodable("a tombstone has no value")
         try:
@@ -72,9 +72,11 @@ class Codec:
         stream = io.BytesIO(value)
         stream.seek(_FRAME.size)
         try:
-            decoded = fastavro.schemaless_reader(stream, self._reader(schema_id), None)
+            reader = self._reader(schema_id)
         except KeyError:
             raise Undecodable(f"no schema has the id {schema_id}") from None
+        try:
+            decoded = fastavro.schemaless_reader(stream, reader, None)
         except Exception as error:  # noqa: BLE001 - fastavro raises whatever its bytes led it to
             raise Undecodable(f"not Avro of schema {schema_id}: {error!r}") from None
         if stream.tell() != len(value):

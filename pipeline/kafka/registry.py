@@ -6,6 +6,7 @@ An absent registry stops nothing that ran before: ids and schemas come from the 
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -29,9 +30,8 @@ class HttpRegistry:
         self._cache = cache
         self._ids: dict[str, int] = {}
         self._schemas: dict[int, str] = {}
-        if cache.exists():
-            for number, schema in json.loads(cache.read_text()).get(self._url, {}).items():
-                self._remember(int(number), schema)
+        for number, schema in _read(cache).get(self._url, {}).items():
+            self._remember(int(number), schema)
 
     def id_of(self, subject: str, schema: str) -> int:
         """Return the id that this schema is registered with, or raise `Unavailable` or `SettingError`."""
@@ -94,10 +94,22 @@ class HttpRegistry:
         self._schemas[number] = schema
 
     def _learn(self, number: int, schema: str) -> None:
+        """Remember, and keep on disk; other threads and processes learn into the same file."""
         self._remember(number, schema)
         self._cache.parent.mkdir(parents=True, exist_ok=True)
-        held = json.loads(self._cache.read_text()) if self._cache.exists() else {}
-        held.setdefault(self._url, {})[str(number)] = schema
-        temporary = self._cache.with_suffix(".new")
-        temporary.write_text(json.dumps(held, indent=1))
-        temporary.replace(self._cache)
+        with self._cache.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            held = _read(self._cache)
+            held.setdefault(self._url, {})[str(number)] = schema
+            temporary = self._cache.with_suffix(".new")
+            temporary.write_text(json.dumps(held, indent=1))
+            temporary.replace(self._cache)
+
+
+def _read(cache: Path) -> dict[str, dict[str, str]]:
+    """Return what the cache holds; one that can't be read is none: the registry is asked again."""
+    try:
+        held = json.loads(cache.read_text())
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}

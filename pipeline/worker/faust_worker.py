@@ -26,6 +26,7 @@ from pipeline.kafka.lanes import Lanes
 from pipeline.metrics import Meters
 from pipeline.settings import Settings
 from pipeline.topology import UPLOADS, Topology
+from pipeline.worker.progress import Progress
 
 _log = structlog.get_logger("pipeline.worker")
 
@@ -34,6 +35,7 @@ EXIT_STUCK: Final = 4
 TAKE_OVER_DEADLINE_S: Final = 60.0
 TRANSACTION_DEADLINE_S: Final = 60.0
 WITHIN_S: Final = 0.02
+OBSERVE_S: Final = 1.0
 TAKE_OVER_THREADS: Final = 12
 
 
@@ -79,24 +81,22 @@ class TransactionalConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is 
         async with positions.lock:
             generation = self.app.consumer_generation_id
             assigned = sorted(tp.partition for tp in self.assignment())
-            if positions.generation == generation:
-                # Records fetched while the flow was stopped are thrown away: an early return loses them.
-                offsets: Mapping[int, int] = {p: positions.expected.get(p, 0) for p in assigned}
-            else:
-                offsets = await self._take_over(positions, assigned)
+            if positions.generation != generation:
+                positions.expected = dict(await self._take_over(positions, assigned))
+                positions.generation = generation
+            # A repeated call in one generation rewinds too: records fetched while the flow was stopped
+            # were thrown away, so an early return would lose them.
             if self.app.consumer_generation_id != generation:
                 return
             topic = self.app.pipeline_topic
-            await self.seek_wait({TP(topic, p): offset for p, offset in offsets.items()})
-            positions.expected = dict(offsets)
-            positions.generation = generation
+            await self.seek_wait({TP(topic, p): positions.expected[p] for p in assigned})
 
     async def _take_over(self, positions: Positions, assigned: Sequence[int]) -> Mapping[int, int]:
         started = time.monotonic()
         work = asyncio.get_running_loop().run_in_executor(None, positions.take_over, assigned)
         try:
             offsets = await asyncio.wait_for(work, TAKE_OVER_DEADLINE_S)
-        except (TimeoutError, Unavailable, Fenced) as error:
+        except Exception as error:  # noqa: BLE001 - Faust's recovery would end silently, whatever it was
             die(EXIT_STUCK, "take_over_failed", error)
         _log.info("taken_over", partitions=list(assigned), took_s=round(time.monotonic() - started, 2))
         return offsets
@@ -129,6 +129,7 @@ def make_app(
     topology: Topology,
     lanes: Lanes,
     meters: Meters,
+    progress: Progress,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
 ) -> App:
     """Return the Faust app that carries uploads through the topology."""
@@ -139,6 +140,7 @@ def make_app(
         value_serializer="raw",
         key_serializer="raw",
         store="memory://",
+        datadir=str(settings.data_dir / "faust"),
         web_enabled=False,
         topic_disable_leader=True,
         topic_allow_declare=False,
@@ -161,7 +163,28 @@ def make_app(
         async for batch in stream.noack_take(settings.worker_batch_records, within=WITHIN_S):
             await carrier.carry(batch)
 
+    @app.timer(interval=OBSERVE_S)  # type: ignore[untyped-decorator]  # as above
+    async def observe() -> None:
+        observe_progress(app, meters, progress)
+
     return app
+
+
+def observe_progress(app: App, meters: Meters, progress: Progress) -> None:
+    """Measure lag and progress; a worker that is stuck ends itself, so that it is restarted."""
+    positions = dict(app.pipeline_positions.expected)
+    if app.pipeline_positions.generation is None:
+        return
+    lag = {}
+    for partition, position in positions.items():
+        end = app.consumer.highwater(TP(app.pipeline_topic, partition))
+        lag[partition] = max(0, (end or 0) - position)
+        meters.set("pipeline_partition_lag_records", lag[partition], str(partition))
+    meters.set("pipeline_lag_records", sum(lag.values()))
+    now = time.monotonic()
+    progress.observe(now, positions, lag)
+    if progress.is_sick(now):
+        die(EXIT_STUCK, "stuck", {p: n for p, n in lag.items() if n})
 
 
 class _Carrier:
@@ -213,7 +236,9 @@ class _Carrier:
     def _commit(self, partition: int, records: Sequence[StoredRecord]) -> None:
         lanes = self._app.pipeline_positions.lanes
         processed = self._topology.process(records, lambda keys: lanes.known(partition, keys), self._now_ms())
+        started = time.perf_counter()
         lanes.commit(partition, processed.records, records[-1].offset + 1)
+        self._meters.observe("pipeline_transaction_seconds", time.perf_counter() - started)
         for (name, *labels), number in processed.counts.items():
             self._meters.count(name, *labels, by=number)
         for fault in processed.faults:

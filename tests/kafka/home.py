@@ -12,7 +12,7 @@ from typing import Any
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from deploy.servers import Kafka
+from deploy.servers import Kafka, KafkaCluster
 from pipeline.contract.codec import Codec
 from pipeline.contract.positions import next_offset_reader, position_maker
 from pipeline.contract.record import Record, StoredRecord
@@ -26,7 +26,7 @@ from pipeline.settings import Settings, load
 _numbers = itertools.count(1)
 
 
-def settings_of(kafka: Kafka, data_dir: Path, **more: Any) -> Settings:
+def settings_of(kafka: Kafka | KafkaCluster, data_dir: Path, **more: Any) -> Settings:
     """Return settings for this broker, with a topic prefix and a group of their own."""
     name = f"t{next(_numbers)}"
     return load(

@@ -22,7 +22,15 @@ def environ(settings: Settings) -> dict[str, str]:
     """Return the environment that gives a process these settings."""
     named = {
         f"{PREFIX}{name.upper()}": str(getattr(settings, name))
-        for name in ("kafka_bootstrap", "kafka_topic_prefix", "worker_group", "data_dir", "registry_url")
+        for name in (
+            "kafka_bootstrap",
+            "kafka_topic_prefix",
+            "kafka_replication_factor",
+            "kafka_min_insync_replicas",
+            "worker_group",
+            "data_dir",
+            "registry_url",
+        )
     }
     return {
         **os.environ,

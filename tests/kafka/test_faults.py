@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.servers import Kafka
+from deploy.servers import Kafka, KafkaCluster
 from pipeline.settings import Settings
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import Ingest, Worker, rows, settled
@@ -18,64 +18,81 @@ from tests.load import Senders
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
-Fault = Callable[[Kafka, Worker, Settings, Path], None]
+Fault = Callable[[Worker, Settings, Path], None]
+LOAD_S = 2.0
 
 
-def worker_is_killed(_kafka: Kafka, worker: Worker, _settings: Settings, _path: Path) -> None:
+def worker_is_killed(worker: Worker, _settings: Settings, _path: Path) -> None:
     worker.signal(signal.SIGKILL)
     worker.await_assignment(times=2)
 
 
-def worker_is_terminated(_kafka: Kafka, worker: Worker, _settings: Settings, _path: Path) -> None:
+def worker_is_terminated(worker: Worker, _settings: Settings, _path: Path) -> None:
     worker.signal(signal.SIGTERM)
     worker.await_assignment(times=2)
     assert worker.codes == [0]
 
 
-def a_second_worker_joins_and_leaves(_kafka: Kafka, worker: Worker, settings: Settings, path: Path) -> None:
+def a_second_worker_joins_and_leaves(worker: Worker, settings: Settings, path: Path) -> None:
     with Worker(settings, path / "second.log") as second:
         second.await_assignment()
         time.sleep(1)
     worker.await_assignment(times=3)
 
 
-def the_broker_is_killed(kafka: Kafka, _worker: Worker, _settings: Settings, _path: Path) -> None:
-    kafka.kill()
-    time.sleep(2)
-    kafka.start_again()
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [worker_is_killed, worker_is_terminated, a_second_worker_joins_and_leaves, the_broker_is_killed],
-)
+@pytest.mark.parametrize("fault", [worker_is_killed, worker_is_terminated, a_second_worker_joins_and_leaves])
 def test_nothing_is_lost_or_doubled_when(kafka: Kafka, tmp_path: Path, fault: Fault) -> None:
     settings = settings_of(kafka, tmp_path / "data")
+    with made_topics(settings):
+        carry_under(settings, tmp_path, lambda worker: fault(worker, settings, tmp_path))
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_nothing_is_lost_or_doubled_when_a_broker_is_killed_and_comes_back(
+    cluster: KafkaCluster, tmp_path: Path, node: int
+) -> None:
+    """Three nodes: a lone one that is killed may leave commit markers out for ever (docs/kafka.md)."""
+    settings = settings_of(
+        cluster, tmp_path / "data", kafka_replication_factor=3, kafka_min_insync_replicas=2
+    )
+
+    def broker_is_killed(_worker: Worker) -> None:
+        cluster.nodes[node].kill()
+        time.sleep(3)
+        cluster.nodes[node].start_again()
+
+    with made_topics(settings):
+        carry_under(settings, tmp_path, broker_is_killed)
+
+
+def carry_under(settings: Settings, path: Path, fault: Callable[[Worker], None]) -> None:
+    """Carry uploads through while a fault happens, then check that each counts exactly once."""
     senders = Senders(threads=3, pause_s=0.01)
     try:
-        with (
-            made_topics(settings),
-            Ingest(settings) as ingest,
-            Worker(settings, tmp_path / "worker.log") as worker,
-        ):
+        with Ingest(settings) as ingest, Worker(settings, path / "worker.log") as worker:
             worker.await_assignment()
             senders.to(ingest)
-            time.sleep(2)
-            fault(kafka, worker, settings, tmp_path)
-            time.sleep(2)
+            time.sleep(LOAD_S)
+            fault(worker)
+            time.sleep(LOAD_S)
             senders.stop()
-            ledger = settled(settings)
-            log = (tmp_path / "worker.log").read_text(errors="replace")[-3000:]
-            assert ledger["pending"] == 0, (ledger, log)
-            assert ledger["balances"], ([c for c in ledger["checks"] if not c["balances"]], log)
-            sessions = Counter(str(value["session_id"]) for value in rows(settings, "media.sessions"))
-            calls = rows(settings, "media.analytics.calls")
-            starts = Counter(str(c["session_id"]) for c in calls if c["call"] == "mediaStart")
-            closes = Counter(str(c["session_id"]) for c in calls if c["call"] == "mediaClose")
-            assert len(senders.acknowledged) > 100, "the load was too small to prove anything"
-            assert senders.acknowledged <= set(sessions), "lost"
-            assert set(sessions.values()) == {1}, "doubled"
-            assert starts == closes == sessions
+            check_exactly_once(settings, senders.acknowledged, path / "worker.log")
             assert ingest.stop() == 0
     finally:
         senders.stop()
+
+
+def check_exactly_once(settings: Settings, acknowledged: set[str], log: Path) -> None:
+    """Assert one session, one start and one close for each acknowledged upload, read_committed."""
+    assert len(acknowledged) > 100, "the load was too small to prove anything"
+    ledger = settled(settings)
+    said = log.read_text(errors="replace")[-3000:]
+    assert ledger["pending"] == 0, (ledger, said)
+    assert ledger["balances"], ([c for c in ledger["checks"] if not c["balances"]], said)
+    sessions = Counter(str(value["session_id"]) for value in rows(settings, "media.sessions"))
+    calls = rows(settings, "media.analytics.calls")
+    starts = Counter(str(c["session_id"]) for c in calls if c["call"] == "mediaStart")
+    closes = Counter(str(c["session_id"]) for c in calls if c["call"] == "mediaClose")
+    assert acknowledged <= set(sessions), "lost"
+    assert set(sessions.values()) == {1}, "doubled"
+    assert starts == closes == sessions
