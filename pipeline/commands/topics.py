@@ -27,7 +27,9 @@ def topics(settings: Settings, action: str) -> int:
         make_data_dir(settings)
         registry = HttpRegistry(settings.registry_url, settings.data_dir / "registry-cache.json")
         for name in wanted:
-            registry.register(settings.kafka_topic_prefix + subject_of(name), schema_text(load_schema(name)))
+            subject = settings.kafka_topic_prefix + subject_of(name)
+            registry.register(subject, schema_text(load_schema(name)))
+            registry.require_compatible(subject)
         Console().print(f"{len(wanted)} schemas are registered at {settings.registry_url}.")
     return 0
 

@@ -20,6 +20,7 @@ TIMEOUT_S: Final = 5.0
 CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
+COMPATIBILITY: Final = "FULL_TRANSITIVE"
 
 
 class HttpRegistry:
@@ -65,6 +66,10 @@ class HttpRegistry:
             )
         self._learn(int(self._json(answer)["id"]), schema)
         return self._ids[schema]
+
+    def require_compatible(self, subject: str) -> None:
+        """Make the registry refuse versions of this subject that old or new readers can't read."""
+        self._json(self._ask("PUT", f"/config/{subject}", {"compatibility": COMPATIBILITY}))
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:

@@ -86,8 +86,16 @@ def test_both_homes_give_the_same_records(kafka: Kafka, registry: Registry, tmp_
                 row["value"]
                 for row in serving.rows("records", topic, "--json", "--data-dir", str(tmp_path / "embedded"))
             ]
-            assert normal(rows(settings, topic)) == normal(embedded), topic
+            on_kafka = rows(settings, topic)
+            if topic == "media.days.changed":  # compacted: which of a day's records stay is chance
+                assert _days(on_kafka) == _days(embedded)
+                continue
+            assert normal(on_kafka) == normal(embedded), topic
         _read_with_the_stock_deserializer(settings_url=registry.url, settings=settings)
+
+
+def _days(values: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(value["datastream_id"], value["viewing_day"]) for value in values}
 
 
 def _post(client: Any, path: str, body: bytes) -> int:
@@ -104,13 +112,13 @@ def _read_with_the_stock_deserializer(settings_url: str, settings: Any) -> None:
 
     from pipeline.kafka.reader import KafkaReader
 
-    client = SchemaRegistryClient({"url": settings_url})
-    deserialize = AvroDeserializer(client)
     reader = KafkaReader(settings)
     topic = "media.sessions"
     stored = list(reader.read(topic, dict.fromkeys(range(reader.partitions(topic)), 0)))
     reader.close()
     assert stored
     context = SerializationContext(settings.kafka_topic_prefix + topic, MessageField.VALUE)
-    for record in stored:
-        assert deserialize(record.value, context)["session_id"] == record.key.decode()
+    with SchemaRegistryClient({"url": settings_url}) as client:
+        deserialize = AvroDeserializer(client)
+        for record in stored:
+            assert deserialize(record.value, context)["session_id"] == record.key.decode()

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from deploy.servers import Registry, free_port
 from pipeline.contract.ports import SchemaIds, Unavailable
+from pipeline.kafka.registry import HttpRegistry
 from pipeline.log.registry_file import FileRegistry
+from pipeline.settings import SettingError
 from tests.fakes import FakeSchemaIds
 
 
-@pytest.fixture(params=["fake", "file"])
+@pytest.fixture(params=["fake", "file", pytest.param("http", marks=pytest.mark.registry)])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], SchemaIds]:
-    fake = FakeSchemaIds()
-    return (lambda: fake) if request.param == "fake" else (lambda: FileRegistry(tmp_path / "registry.json"))
+    if request.param == "fake":
+        fake = FakeSchemaIds()
+        return lambda: fake
+    if request.param == "file":
+        return lambda: FileRegistry(tmp_path / "registry.json")
+    url = request.getfixturevalue("registry").url
+    return lambda: Registering(url, tmp_path / "cache.json")
+
+
+class Registering:
+    """The HTTP registry, registering what it is asked for as `pipeline topics apply` does before."""
+
+    def __init__(self, url: str, cache: Path) -> None:
+        self._registry = HttpRegistry(url, cache)
+
+    def id_of(self, subject: str, schema: str) -> int:
+        self._registry.register(f"{subject}-{schema}", schema_named(schema))
+        return self._registry.id_of(f"{subject}-{schema}", schema_named(schema))
+
+    def schema_of(self, schema_id: int) -> str:
+        return str(json.loads(self._registry.schema_of(schema_id))["name"])
+
+
+def schema_named(name: str) -> str:
+    return json.dumps({"type": "record", "name": name, "fields": []})
 
 
 def test_an_id_stays_the_same_after_a_restart_and_beside_new_ones(opened: Callable[[], SchemaIds]) -> None:
@@ -29,7 +57,7 @@ def test_an_id_stays_the_same_after_a_restart_and_beside_new_ones(opened: Callab
 
 def test_an_id_that_was_never_given_is_unknown(opened: Callable[[], SchemaIds]) -> None:
     with pytest.raises(KeyError):
-        opened().schema_of(99)
+        opened().schema_of(99_999)
 
 
 def test_two_processes_that_register_at_once_get_different_ids(tmp_path: Path) -> None:
@@ -42,3 +70,48 @@ def test_a_known_schema_needs_no_writable_place_but_a_new_one_does(tmp_path: Pat
     path = tmp_path / "gone" / "r.json"
     with pytest.raises(Unavailable):
         FileRegistry(path).id_of("s", "a")
+
+
+@pytest.mark.registry
+def test_an_absent_registry_stops_nothing_that_was_known(registry: Registry, tmp_path: Path) -> None:
+    schema = schema_named("known")
+    given = HttpRegistry(registry.url, tmp_path / "cache.json").register("known-value", schema)
+    text = (tmp_path / "cache.json").read_text()
+    away = f"http://127.0.0.1:{free_port()}/apis/ccompat/v7"
+    (tmp_path / "cache.json").write_text(text.replace(registry.url, away))
+    cached = HttpRegistry(away, tmp_path / "cache.json")
+    assert cached.id_of("known-value", schema) == given
+    assert cached.schema_of(given) == schema
+    with pytest.raises(Unavailable, match="PIPELINE_REGISTRY_URL"):
+        cached.id_of("new-value", schema_named("new"))
+
+
+@pytest.mark.registry
+def test_an_unregistered_schema_names_the_command_that_mends_it(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="pipeline topics apply"):
+        HttpRegistry(registry.url, tmp_path / "cache.json").id_of("never-value", schema_named("never"))
+
+
+@pytest.mark.registry
+def test_an_incompatible_schema_is_refused_with_what_to_do(registry: Registry, tmp_path: Path) -> None:
+    client = HttpRegistry(registry.url, tmp_path / "cache.json")
+    field = {"name": "a", "type": "string"}
+    client.register("grown-value", json.dumps({"type": "record", "name": "grown", "fields": []}))
+    client.require_compatible("grown-value")
+    with pytest.raises(SettingError, match="defaults only"):
+        client.register("grown-value", json.dumps({"type": "record", "name": "grown", "fields": [field]}))
+
+
+def test_a_cache_that_is_no_json_is_no_cache(tmp_path: Path) -> None:
+    (tmp_path / "cache.json").write_text("{half")
+    with pytest.raises(Unavailable):
+        HttpRegistry(f"http://127.0.0.1:{free_port()}", tmp_path / "cache.json").schema_of(1)
+
+
+def test_threads_that_learn_at_once_leave_a_whole_cache(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    one = HttpRegistry(url, tmp_path / "cache.json")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: one._learn(number, schema_named(f"s{number}")), range(50)))
+    again = HttpRegistry(url, tmp_path / "cache.json")
+    assert [again.schema_of(number) for number in range(50)] == [schema_named(f"s{n}") for n in range(50)]
