@@ -1,0 +1,62 @@
+"""What the Faust worker is measured against: a confluent-kafka consumer around the same stages and lanes."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from confluent_kafka import Consumer, Message, TopicPartition
+
+from pipeline.commands.home import kafka_codec
+from pipeline.contract.positions import next_offset_reader, position_maker
+from pipeline.contract.record import StoredRecord
+from pipeline.contract.topics import load_topics
+from pipeline.kafka.clients import client_config
+from pipeline.kafka.lanes import Lanes
+from pipeline.settings import load
+from pipeline.stages.datastreams import OPEN_DIRECTORY
+from pipeline.topology import UPLOADS, Topology
+
+
+def main() -> None:
+    """Carry uploads until killed."""
+    settings = load()
+    codec = kafka_codec(settings)
+    topics = load_topics()
+    topology = Topology(codec, topics, OPEN_DIRECTORY)
+    for topic in topics:
+        codec.prepare(topic)
+    lanes = Lanes(settings, position_maker(codec), next_offset_reader(codec))
+    pool = ThreadPoolExecutor(12)
+    partitions = range(topics[UPLOADS].partitions)
+    name = settings.kafka_topic_prefix + UPLOADS
+    starts = zip(partitions, pool.map(lanes.take_over, partitions), strict=True)
+    consumer = Consumer(client_config(settings, **{"group.id": "bench", "enable.auto.commit": False}))
+    consumer.assign([TopicPartition(name, partition, offset) for partition, offset in starts])
+
+    def carry(partition: int, records: list[StoredRecord]) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        processed = topology.process(records, lambda keys: lanes.known(partition, keys), now_ms)
+        lanes.commit(partition, processed.records, records[-1].offset + 1)
+
+    while True:
+        by_partition: dict[int, list[StoredRecord]] = {}
+        for message in consumer.consume(settings.worker_batch_records, 0.02):
+            by_partition.setdefault(message.partition(), []).append(_stored(message))
+        list(pool.map(carry, by_partition, by_partition.values()))
+
+
+def _stored(message: Message) -> StoredRecord:
+    return StoredRecord(
+        UPLOADS,
+        message.partition(),
+        message.offset(),
+        message.key(),
+        message.value(),
+        message.timestamp()[1],
+        (),
+    )
+
+
+if __name__ == "__main__":
+    main()
