@@ -21,8 +21,11 @@ class SettingError(Exception):
     """A setting that can't be used; the message names it and says what is wanted."""
 
 
-def _setting(default: Any, doc: str, *, at_least: int | None = None, at_most: int | None = None) -> Any:
-    return field(default=default, metadata={"doc": doc, "at_least": at_least, "at_most": at_most})
+def _setting(
+    default: Any, doc: str, *, at_least: int | None = None, at_most: int | None = None, secret: bool = False
+) -> Any:
+    metadata = {"doc": doc, "at_least": at_least, "at_most": at_most}
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,13 @@ class Settings:
         10, "How long a stopping ingest waits for requests that it has begun.", at_least=0, at_most=600
     )
     worker_batch_records: int = _setting(
-        500, "Most uploads in one transaction of the worker.", at_least=1, at_most=10_000
+        2_000, "Most uploads in one batch of the worker.", at_least=1, at_most=10_000
+    )
+    worker_batch_bytes: int = _setting(
+        16 * 1024 * 1024,
+        "Most bytes of uploads in one transaction (a single larger upload still goes alone).",
+        at_least=1024,
+        at_most=256 * 1024 * 1024,
     )
     worker_group: str = _setting(
         "pipeline-worker", "Consumer group of the workers; it is the prefix of their transactional ids too."
@@ -83,7 +92,7 @@ class Settings:
     kafka_ca_file: str = _setting("", "CA certificates of the brokers (PEM); empty: those of the system.")
     kafka_sasl_mechanism: str = _setting("", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.")
     kafka_sasl_username: str = _setting("", "User name for SASL.")
-    kafka_sasl_password: str = _setting("", "Password for SASL.")
+    kafka_sasl_password: str = _setting("", "Password for SASL.", secret=True)
     kafka_replication_factor: int = _setting(
         1, "Replicas of each partition that `topics apply` makes.", at_least=1, at_most=9
     )

@@ -10,6 +10,7 @@ from pipeline.commands.home import kafka_codec, require_kafka
 from pipeline.commands.run import load_directory
 from pipeline.contract.positions import next_offset_reader, position_maker
 from pipeline.contract.topics import load_topics
+from pipeline.ingest.server import tune_gc
 from pipeline.kafka import admin
 from pipeline.kafka.lanes import Lanes
 from pipeline.metrics import Meters
@@ -41,6 +42,7 @@ def worker(settings: Settings) -> int:
     if settings.worker_port:
         start_endpoint(settings, meters, progress, time.monotonic)
     _log.info("working", kafka=settings.kafka_bootstrap, group=settings.worker_group)
+    tune_gc()
     process = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True)
     try:
         process.execute_from_commandline()

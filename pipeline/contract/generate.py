@@ -24,6 +24,7 @@ _PRIMITIVES: Final = {
     "double": "float",
     "boolean": "bool",
 }
+NAMESPACE: Final = "media.pipeline.v1"
 _HIDES: Final = "  # type: ignore[assignment]  # hides the tuple's method, which nobody calls on a record"
 _HEAD: Final = '''"""The records of every topic. Generated from `schemas/*.avsc`: change those, not this."""
 
@@ -157,7 +158,10 @@ def _to(kind: Any, value: str) -> str:
         return value
     if isinstance(kind, list):
         (branch,) = (b for b in kind if b != "null")
-        return f"None if {value} is None else {_to(branch, value)}"
+        # Named, so that fastavro need not try the datum against the schema before it writes it.
+        written = _to(branch, value)
+        named = f'("{NAMESPACE}.{branch["name"]}", {written})' if branch["type"] == "record" else written
+        return f"None if {value} is None else {named}"
     if kind["type"] == "array":
         return value if _is_plain(kind["items"]) else f"[{_to(kind['items'], 'item')} for item in {value}]"
     if kind["type"] == "map":

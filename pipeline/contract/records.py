@@ -385,7 +385,9 @@ class AnalyticsCall(NamedTuple):
             "visitor": self.visitor.to_avro(),
             "query": self.query,
             "context": self.context,
-            "metrics": None if self.metrics is None else self.metrics.to_avro(),
+            "metrics": None
+            if self.metrics is None
+            else ("media.pipeline.v1.SessionMetrics", self.metrics.to_avro()),
             "time_spent_ms": self.time_spent_ms,
             "is_completed": self.is_completed,
             "flags": self.flags,
@@ -522,7 +524,7 @@ class SessionEvent(NamedTuple):
             "occurred_at_ms": self.occurred_at_ms,
             "playhead_s": self.playhead_s,
             "details": self.details,
-            "qoe": None if self.qoe is None else self.qoe.to_avro(),
+            "qoe": None if self.qoe is None else ("media.pipeline.v1.Qoe", self.qoe.to_avro()),
             "custom_metadata": self.custom_metadata,
             "states_started": self.states_started,
             "states_ended": self.states_ended,
@@ -1525,15 +1527,21 @@ class MediaReporting(NamedTuple):
         """Return the record as fastavro writes it."""
         return {
             "playhead": self.playhead,
-            "session_details": None if self.session_details is None else self.session_details.to_avro(),
+            "session_details": None
+            if self.session_details is None
+            else ("media.pipeline.v1.SessionDetails", self.session_details.to_avro()),
             "advertising_details": None
             if self.advertising_details is None
-            else self.advertising_details.to_avro(),
+            else ("media.pipeline.v1.AdvertisingDetails", self.advertising_details.to_avro()),
             "advertising_pod_details": None
             if self.advertising_pod_details is None
-            else self.advertising_pod_details.to_avro(),
-            "chapter_details": None if self.chapter_details is None else self.chapter_details.to_avro(),
-            "qoe_data_details": None if self.qoe_data_details is None else self.qoe_data_details.to_avro(),
+            else ("media.pipeline.v1.AdvertisingPodDetails", self.advertising_pod_details.to_avro()),
+            "chapter_details": None
+            if self.chapter_details is None
+            else ("media.pipeline.v1.ChapterDetails", self.chapter_details.to_avro()),
+            "qoe_data_details": None
+            if self.qoe_data_details is None
+            else ("media.pipeline.v1.QoeDataDetails", self.qoe_data_details.to_avro()),
             "states": None if self.states is None else [item.to_avro() for item in self.states],
             "custom_metadata": None
             if self.custom_metadata is None

@@ -8,7 +8,7 @@ from pipeline.contract.topics import load_topics
 from pipeline.settings import SettingError, Settings
 
 ISOLATION: Final = {"isolation.level": "read_committed"}
-REACH_DEADLINE_S: Final = 10.0
+REACH_DEADLINE_S: Final = 5.0
 
 
 def client_config(settings: Settings, **more: Any) -> dict[str, Any]:

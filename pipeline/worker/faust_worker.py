@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from pipeline.contract.record import StoredRecord
 from pipeline.kafka.lanes import Lanes
 from pipeline.metrics import Meters
 from pipeline.settings import Settings
-from pipeline.topology import UPLOADS, Topology
+from pipeline.topology import UPLOADS, Processed, Topology
 from pipeline.worker.progress import Progress
 
 _log = structlog.get_logger("pipeline.worker")
@@ -36,7 +36,7 @@ TAKE_OVER_DEADLINE_S: Final = 60.0
 TRANSACTION_DEADLINE_S: Final = 60.0
 WITHIN_S: Final = 0.02
 OBSERVE_S: Final = 1.0
-TAKE_OVER_THREADS: Final = 12
+LANE_THREADS: Final = 24
 
 
 class Positions:
@@ -46,7 +46,8 @@ class Positions:
         self.lanes = lanes
         self.expected: dict[int, int] = {}
         self.generation: int | None = None
-        self.pool = ThreadPoolExecutor(TAKE_OVER_THREADS, "lanes")
+        self.pool = ThreadPoolExecutor(LANE_THREADS, "lanes")
+        self.stages = ThreadPoolExecutor(1, "stages")
         self.lock = asyncio.Lock()
 
     def take_over(self, partitions: Sequence[int]) -> dict[int, int]:
@@ -149,14 +150,14 @@ def make_app(
         consumer_auto_offset_reset="earliest",
         broker_session_timeout=settings.worker_session_timeout_s,
         broker_heartbeat_interval=max(1.0, settings.worker_session_timeout_s / 3),
-        stream_buffer_maxsize=2048,
+        stream_buffer_maxsize=4096,
         worker_redirect_stdouts=False,
         worker_hijack_root_logger=False,
     )
     app.pipeline_positions = Positions(lanes)
     app.pipeline_topic = settings.kafka_topic_prefix + UPLOADS
     source = app.topic(app.pipeline_topic, key_type=bytes, value_type=bytes)
-    carrier = _Carrier(app, topology, meters, now_ms)
+    carrier = _Carrier(app, topology, meters, now_ms, settings.worker_batch_bytes)
 
     @app.agent(source, name="uploads")  # type: ignore[untyped-decorator]  # as above
     async def uploads(stream: Any) -> None:
@@ -190,11 +191,14 @@ def observe_progress(app: App, meters: Meters, progress: Progress) -> None:
 class _Carrier:
     """Carries one batch: process by partition, one transaction each, then let the messages go."""
 
-    def __init__(self, app: App, topology: Topology, meters: Meters, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, app: App, topology: Topology, meters: Meters, now_ms: Callable[[], int], batch_bytes: int
+    ) -> None:
         self._app = app
         self._topology = topology
         self._meters = meters
         self._now_ms = now_ms
+        self._batch_bytes = batch_bytes
 
     async def carry(self, batch: Sequence[Any]) -> None:
         """Commit what this batch gives; records of an earlier generation are left to their new owner."""
@@ -203,13 +207,9 @@ class _Carrier:
         by_partition: dict[int, list[StoredRecord]] = {}
         for event in batch:
             self._sort_in(event.message, by_partition, positions)
-        loop = asyncio.get_running_loop()
-        commits = [
-            loop.run_in_executor(positions.pool, self._commit, partition, records)
-            for partition, records in by_partition.items()
-        ]
+        carried = [self._carry_partition(partition, records) for partition, records in by_partition.items()]
         try:
-            await asyncio.wait_for(asyncio.gather(*commits), TRANSACTION_DEADLINE_S)
+            await asyncio.wait_for(asyncio.gather(*carried), TRANSACTION_DEADLINE_S)
         except Fenced as error:
             die(EXIT_FENCED, "fenced", error)
         except (TimeoutError, Unavailable) as error:
@@ -233,16 +233,45 @@ class _Carrier:
         positions.expected[partition] = offset + 1
         by_partition.setdefault(partition, []).append(stored_record(message))
 
-    def _commit(self, partition: int, records: Sequence[StoredRecord]) -> None:
+    async def _carry_partition(self, partition: int, records: Sequence[StoredRecord]) -> None:
+        """Process one partition's records and commit them, in transactions of bounded size.
+
+        The stages of all partitions share one thread (they only compute); commits wait in many.
+        """
+        positions, loop = self._app.pipeline_positions, asyncio.get_running_loop()
+        for part in bounded(records, self._batch_bytes):
+            processed = await loop.run_in_executor(positions.stages, self._process, partition, part)
+            await loop.run_in_executor(
+                positions.pool, self._commit, partition, processed, part[-1].offset + 1
+            )
+
+    def _process(self, partition: int, records: Sequence[StoredRecord]) -> Processed:
         lanes = self._app.pipeline_positions.lanes
-        processed = self._topology.process(records, lambda keys: lanes.known(partition, keys), self._now_ms())
+        return self._topology.process(records, lambda keys: lanes.known(partition, keys), self._now_ms())
+
+    def _commit(self, partition: int, processed: Processed, next_offset: int) -> None:
         started = time.perf_counter()
-        lanes.commit(partition, processed.records, records[-1].offset + 1)
+        self._app.pipeline_positions.lanes.commit(partition, processed.records, next_offset)
         self._meters.observe("pipeline_transaction_seconds", time.perf_counter() - started)
         for (name, *labels), number in processed.counts.items():
             self._meters.count(name, *labels, by=number)
         for fault in processed.faults:
             _log.error("internal_error", partition=partition, error=fault)
+
+
+def bounded(records: Sequence[StoredRecord], most_bytes: int) -> Iterator[Sequence[StoredRecord]]:
+    """Yield the records in runs of at most so many bytes of value, or of one record."""
+    run: list[StoredRecord] = []
+    size = 0
+    for record in records:
+        more = len(record.value or b"")
+        if run and size + more > most_bytes:
+            yield run
+            run, size = [], 0
+        run.append(record)
+        size += more
+    if run:
+        yield run
 
 
 def stored_record(message: Any) -> StoredRecord:

@@ -1,0 +1,108 @@
+"""What a person is told when Kafka is not as the commands need it: one line, exit code 2, what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploy.servers import Kafka, free_port
+from pipeline.contract.topics import Topic, load_topics
+from pipeline.kafka import admin
+from pipeline.kafka.clients import client_config
+from pipeline.settings import SettingError, Settings, load
+from tests.kafka.home import made_topics, settings_of
+from tests.kafka.running import command, rows
+
+COMMANDS = (("ingest", "--port", "0"), ("worker",), ("ledger",))
+
+
+def refused(settings: Settings, *arguments: str) -> str:
+    """Return the one line that the command ended with."""
+    done = command(settings, *arguments)
+    said = done.stderr.decode()
+    assert done.returncode == 2, said
+    assert said.count("\n") == 1, said
+    return said
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_an_unreachable_broker_is_one_line_that_names_the_setting(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    settings = load({}, kafka_bootstrap=f"127.0.0.1:{free_port()}", data_dir=tmp_path)
+    assert "PIPELINE_KAFKA_BOOTSTRAP" in refused(settings, *arguments)
+
+
+@pytest.mark.parametrize("name", ["ingest", "worker", "topics"])
+def test_without_kafka_the_commands_say_which_setting_is_missing(tmp_path: Path, name: str) -> None:
+    arguments = (name, "apply") if name == "topics" else (name,)
+    assert "PIPELINE_KAFKA_BOOTSTRAP is not set" in refused(load({}, data_dir=tmp_path), *arguments)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("arguments", [("ingest", "--port", "0"), ("worker",), ("ledger",)])
+def test_a_missing_topic_names_the_command_that_makes_it(
+    kafka: Kafka, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    assert "pipeline topics apply" in refused(settings_of(kafka, tmp_path), *arguments)
+
+
+@pytest.mark.kafka
+def test_an_absent_registry_is_one_line_that_names_the_setting(kafka: Kafka, tmp_path: Path) -> None:
+    settings = settings_of(kafka, tmp_path, registry_url=f"http://127.0.0.1:{free_port()}")
+    with made_topics(settings):
+        for name in ("ingest", "worker"):
+            assert "PIPELINE_REGISTRY_URL" in refused(settings, name)
+
+
+@pytest.mark.kafka
+def test_topics_apply_makes_the_broker_agree_and_diff_shows_when_it_does_not(
+    kafka: Kafka, tmp_path: Path
+) -> None:
+    settings = settings_of(kafka, tmp_path)
+    assert command(settings, "topics", "diff").returncode == 1
+    try:
+        assert command(settings, "topics", "apply").returncode == 0
+        assert command(settings, "topics", "diff").returncode == 0
+        shorter = {
+            name: topic._replace(retention_ms=1_000_000) if name == "media.uploads" else topic
+            for name, topic in load_topics().items()
+        }
+        (found,) = admin.diff(settings, shorter)
+        assert (found.topic, found.what, found.wanted) == ("media.uploads", "retention.ms", "1000000")
+        admin.apply(settings, shorter)
+        assert admin.diff(settings, shorter) == ()
+        assert rows(settings, "media.sessions") == []
+    finally:
+        with made_topics(settings):
+            pass
+
+
+@pytest.mark.kafka
+def test_another_number_of_partitions_is_refused(kafka: Kafka, tmp_path: Path) -> None:
+    settings = settings_of(kafka, tmp_path)
+    with made_topics(settings):
+        more: dict[str, Topic] = {
+            name: topic._replace(partitions=48) for name, topic in load_topics().items()
+        }
+        with pytest.raises(SettingError, match="dedupe index lives by partition"):
+            admin.apply(settings, more)
+
+
+def test_tls_and_sasl_reach_every_client_through_one_place(tmp_path: Path) -> None:
+    settings = load(
+        {},
+        kafka_bootstrap="broker:9093",
+        kafka_security_protocol="SASL_SSL",
+        kafka_ca_file="/ca.pem",
+        kafka_sasl_mechanism="SCRAM-SHA-512",
+        kafka_sasl_username="me",
+        kafka_sasl_password="secret",
+    )
+    config = client_config(settings)
+    assert config["security.protocol"] == "SASL_SSL"
+    assert config["ssl.ca.location"] == "/ca.pem"
+    assert config["sasl.mechanism"] == "SCRAM-SHA-512"
+    assert (config["sasl.username"], config["sasl.password"]) == ("me", "secret")
+    assert "secret" not in repr(settings)
