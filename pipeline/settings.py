@@ -54,6 +54,20 @@ class Settings:
     ingest_store_deadline_ms: int = _setting(
         4_000, "How long an answer may wait for the log before it is 503.", at_least=100, at_most=4_500
     )
+    ingest_ack_deadline_ms: int = _setting(
+        2_000,
+        "How long Kafka may take to acknowledge an upload before it goes to the spool.",
+        at_least=50,
+        at_most=4_000,
+    )
+    spool_limit_bytes: int = _setting(
+        4 * 1024**3, "Most bytes in the ingest's spool; beyond it answers are 503.", at_least=1024 * 1024
+    )
+    spool_max_age_s: int = _setting(
+        7 * 86_400,
+        "With an older upload in the spool answers are 503; must be under the retention of media.uploads.",
+        at_least=60,
+    )
     ingest_drain_s: int = _setting(
         10, "How long a stopping ingest waits for requests that it has begun.", at_least=0, at_most=600
     )

@@ -21,6 +21,10 @@ class Unavailable(Exception):
     """The log can't store now (disk, memory, broker): retry later; nothing was stored."""
 
 
+class NeverTaken(Exception):
+    """The log refuses this record for good (too large, invalid): trying again can't help."""
+
+
 class SchemaIds(Protocol):
     """The registry: which id a schema has in this home. Ids are stable for ever in one home."""
 
@@ -35,7 +39,11 @@ class UploadSink(Protocol):
     """Where the front door puts uploads."""
 
     async def store(self, records: Sequence[Record]) -> None:
-        """Return when all records are durable, or raise `Unavailable`; all or none (embedded)."""
+        """Return when all records are durable, or raise `Unavailable` or `NeverTaken`.
+
+        The embedded log stores all or none. Kafka may have some of them when it raises: what is stored
+        again has the same upload ids.
+        """
 
 
 class Commits(Protocol):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
-from pipeline.contract.ports import Unavailable
+from pipeline.contract.ports import NeverTaken, Unavailable
 from pipeline.contract.record import Record
 from pipeline.kafka.clients import client_config, largest_record_bytes, quiet
 from pipeline.settings import Settings
@@ -18,6 +18,29 @@ POLL_S: Final = 0.1
 FLUSH_S: Final = 10.0
 FRESH_S: Final = 5.0
 """How long a failed delivery makes the ingest not ready, when nothing was delivered since."""
+
+
+_FINAL: Final = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+    }
+)
+"""What a broker (or the client) answers to a record that it will never take."""
+
+
+class _Fault(NamedTuple):
+    """Why one record was not stored."""
+
+    text: str
+    is_final: bool
+
+
+def _fault(error: KafkaError) -> _Fault:
+    return _Fault(str(error), error.code() in _FINAL)
 
 
 class UploadProducer:
@@ -30,7 +53,7 @@ class UploadProducer:
                 "acks": "all",
                 "enable.idempotence": True,
                 "linger.ms": 1,
-                "message.timeout.ms": settings.ingest_store_deadline_ms,
+                "message.timeout.ms": settings.ingest_ack_deadline_ms,
                 "message.max.bytes": largest_record_bytes(settings),
                 "queue.buffering.max.kbytes": 256 * 1024,
                 "error_cb": quiet,
@@ -49,10 +72,13 @@ class UploadProducer:
         loop = asyncio.get_running_loop()
         waiting = [self._produced(record, loop) for record in records]
         errors = [error for error in await asyncio.gather(*waiting) if error is not None]
-        if errors:
+        refused = [error for error in errors if error.is_final]
+        if len(errors) > len(refused):
             self._failed_at = self._monotonic()
-            raise Unavailable(f"not acknowledged: {errors[0]}")
+            raise Unavailable(f"not acknowledged: {errors[0].text}")
         self._failed_at = None
+        if refused:
+            raise NeverTaken(refused[0].text)
 
     def is_ready(self) -> bool:
         """Return whether the last delivery went well (or nothing failed lately); produces nothing."""
@@ -66,15 +92,17 @@ class UploadProducer:
         self._thread.join()
         self._producer.flush(FLUSH_S)
 
-    def _produced(self, record: Record, loop: asyncio.AbstractEventLoop) -> asyncio.Future[str | None]:
-        future: asyncio.Future[str | None] = loop.create_future()
+    def _produced(self, record: Record, loop: asyncio.AbstractEventLoop) -> asyncio.Future[_Fault | None]:
+        future: asyncio.Future[_Fault | None] = loop.create_future()
 
-        def settle(error: str | None) -> None:
+        def settle(error: _Fault | None) -> None:
             if not future.done():
                 future.set_result(error)
 
         def delivered(error: Any, _message: Any) -> None:
-            loop.call_soon_threadsafe(settle, None if error is None else str(error))
+            # The loop may be gone when a service that stops gives up on what Kafka never answered.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle, None if error is None else _fault(error))
 
         try:
             self._producer.produce(
@@ -87,11 +115,11 @@ class UploadProducer:
                 on_delivery=delivered,
             )
         except KafkaException as error:
-            settle(str(error))
+            settle(_fault(error.args[0]))
             if error.args[0].fatal():  # an identity that is spent: only a new producer helps
                 self._producer = Producer(self._config)
         except BufferError as error:
-            settle(str(error))
+            settle(_Fault(str(error), is_final=False))
         return future
 
     def _poll(self) -> None:

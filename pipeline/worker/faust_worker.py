@@ -178,7 +178,10 @@ def observe_progress(app: App, meters: Meters, progress: Progress) -> None:
         return
     lag = {}
     for partition, position in positions.items():
-        end = app.consumer.highwater(TP(app.pipeline_topic, partition))
+        try:
+            end = app.consumer.highwater(TP(app.pipeline_topic, partition))
+        except AssertionError:  # aiokafka's way to say that a rebalance has just taken the partition
+            return
         lag[partition] = max(0, (end or 0) - position)
         meters.set("pipeline_partition_lag_records", lag[partition], str(partition))
     meters.set("pipeline_lag_records", sum(lag.values()))

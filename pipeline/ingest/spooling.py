@@ -1,0 +1,155 @@
+"""Kafka first, the spool when Kafka does not acknowledge in time, and the way back (DESIGN.md 2.1).
+
+`SpooledSink` is what the door stores through; `Forwarder` drains the spool in order when Kafka is back.
+Late acknowledgements and forwarded copies have one upload id: the worker counts the second as redelivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+import structlog
+
+from pipeline.contract.ports import NeverTaken, Unavailable, UploadSink
+from pipeline.contract.record import Record
+from pipeline.log.spool import Spool, Totals, Waiting
+from pipeline.metrics import Meters
+
+_log = structlog.get_logger("pipeline.ingest")
+
+BREAKER_S: Final = 2.0
+"""After a failure uploads go straight to the spool for so long, so that answers stay quick."""
+FORWARD_RECORDS: Final = 500
+FORWARD_BYTES: Final = 8 * 1024 * 1024
+RETRY_S: Final = 1.0
+IDLE_S: Final = 0.2
+
+
+class SpooledSink:
+    """Implements `UploadSink`: durable in Kafka, or in the spool, or `Unavailable`."""
+
+    def __init__(
+        self,
+        kafka: UploadSink,
+        spool: UploadSink,
+        meters: Meters,
+        ack_deadline_s: float,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._kafka = kafka
+        self._spool = spool
+        self._meters = meters
+        self._ack_deadline_s = ack_deadline_s
+        self._monotonic = monotonic
+        self._open_until = 0.0
+
+    async def store(self, records: Sequence[Record]) -> None:
+        """Return when all records are durable in one of the two places, or raise `Unavailable`."""
+        if self._monotonic() >= self._open_until:
+            try:
+                async with asyncio.timeout(self._ack_deadline_s):
+                    await self._kafka.store(records)
+            except (Unavailable, TimeoutError) as error:
+                self._open_until = self._monotonic() + BREAKER_S
+                _log.warning("spooling", reason=repr(error))
+            except NeverTaken as error:
+                _log.error("refused_by_kafka", reason=str(error))
+            else:
+                return
+        await self._spool.store(records)
+        self._meters.count("pipeline_spooled_total", by=len(records))
+
+
+class Source(Protocol):
+    """What the forwarder needs of a spool."""
+
+    @property
+    def totals(self) -> Totals:
+        """What it holds."""
+
+    def oldest(self, limit: int) -> list[Waiting]:
+        """Return the records that have waited longest."""
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Forget records that Kafka has acknowledged."""
+
+    def set_aside(self, number: int, reason: str) -> None:
+        """Keep a record that Kafka refuses for good out of the way."""
+
+
+class Forwarder:
+    """Drains spools into Kafka, the process's own and the adopted ones, in order of arrival."""
+
+    def __init__(self, kafka: UploadSink, spools: Sequence[Spool], meters: Meters) -> None:
+        self._kafka = kafka
+        self._spools = list(spools)
+        self._meters = meters
+
+    async def run(self) -> None:
+        """Forward until cancelled; while Kafka is away, try again every second."""
+        while True:
+            try:
+                forwarded = await self.forward_once()
+            except Unavailable as error:
+                _log.warning("not_forwarded", reason=str(error))
+                await asyncio.sleep(RETRY_S)
+            else:
+                if not forwarded:
+                    await asyncio.sleep(IDLE_S)
+
+    async def forward_once(self) -> int:
+        """Forward one batch of each spool; return how many records left, or raise `Unavailable`."""
+        gone = 0
+        for spool in self._spools:
+            gone += await self._forward(spool)
+        self._measure()
+        return gone
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait in all spools."""
+        return sum(spool.totals.records for spool in self._spools)
+
+    async def _forward(self, spool: Source) -> int:
+        if spool.totals.records == 0:
+            return 0
+        batch = _bounded(await asyncio.to_thread(spool.oldest, FORWARD_RECORDS))
+        try:
+            await self._kafka.store([waiting.record for waiting in batch])
+        except NeverTaken:
+            return await self._forward_singly(spool, batch)
+        await asyncio.to_thread(spool.remove, [waiting.number for waiting in batch])
+        self._meters.count("pipeline_forwarded_total", by=len(batch))
+        return len(batch)
+
+    async def _forward_singly(self, spool: Source, batch: Sequence[Waiting]) -> int:
+        """Forward one by one, so that only the records that Kafka never takes are set aside."""
+        for waiting in batch:
+            try:
+                await self._kafka.store([waiting.record])
+            except NeverTaken as refused:
+                await asyncio.to_thread(spool.set_aside, waiting.number, str(refused))
+                self._meters.count("pipeline_set_aside_total")
+                _log.error("set_aside", number=waiting.number, reason=str(refused))
+            else:
+                await asyncio.to_thread(spool.remove, [waiting.number])
+                self._meters.count("pipeline_forwarded_total")
+        return len(batch)
+
+    def _measure(self) -> None:
+        totals = [spool.totals for spool in self._spools]
+        self._meters.set("pipeline_spool_records", sum(t.records for t in totals))
+        self._meters.set("pipeline_spool_bytes", sum(t.bytes for t in totals))
+        self._meters.set("pipeline_spool_set_aside_records", sum(t.set_aside for t in totals))
+
+
+def _bounded(batch: Sequence[Waiting]) -> Sequence[Waiting]:
+    """Return the first records of the batch, up to a bound of bytes, at least one."""
+    size = 0
+    for index, waiting in enumerate(batch):
+        size += len(waiting.record.value or b"")
+        if size > FORWARD_BYTES and index:
+            return batch[:index]
+    return batch

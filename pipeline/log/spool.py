@@ -1,0 +1,233 @@
+"""The ingest's spool: uploads that Kafka did not acknowledge in time, kept on disk until it does.
+
+One locked directory per process under `<data dir>/spool`. Records are durable (fsync, group commit on the
+writer's thread) before they are answered, are forwarded in order, and are removed only after Kafka has
+acknowledged them: a crash between the two makes a redelivery, never a loss. A spool that a dead process
+left behind is adopted by whichever process finds it unlocked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Final, NamedTuple
+
+from pipeline.contract.ports import Unavailable
+from pipeline.contract.record import Record
+from pipeline.log import tables
+from pipeline.log.writer import Refused, Writer, size_of
+
+FILE_NAME: Final = "spool.sqlite"
+LOCK_NAME: Final = "lock"
+FREE_BYTES_NEEDED: Final = 16 * 1024 * 1024
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS waiting (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, partition INTEGER NOT NULL, key BLOB NOT NULL,
+    value BLOB, timestamp_ms INTEGER NOT NULL, headers BLOB, bytes INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS set_aside (
+    id INTEGER PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL, key BLOB NOT NULL,
+    value BLOB, timestamp_ms INTEGER NOT NULL, headers BLOB, bytes INTEGER NOT NULL, reason TEXT NOT NULL);
+"""
+_COLUMNS: Final = "topic, partition, key, value, timestamp_ms, headers, bytes"
+_INSERT: Final = f"INSERT INTO waiting ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - a constant
+
+
+class Waiting(NamedTuple):
+    """One spooled record and its number in the order of arrival."""
+
+    number: int
+    record: Record
+
+
+class Totals(NamedTuple):
+    """What a spool holds now."""
+
+    records: int
+    bytes: int
+    oldest_ms: int | None
+    """Time of receipt of the oldest waiting record; `None` when nothing waits."""
+    set_aside: int
+
+
+class Spool:
+    """One open spool; it implements `UploadSink`."""
+
+    def __init__(
+        self, directory: Path, *, most_bytes: int, most_age_ms: int, now_ms: Callable[[], int]
+    ) -> None:
+        self.directory = directory
+        self._most_bytes = most_bytes
+        self._most_age_ms = most_age_ms
+        self._now_ms = now_ms
+        self._lock: IO[str] | None = None
+        self._writer: Writer | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._totals = Totals(0, 0, None, 0)
+        self._grown = [0, 0]
+        """Records and bytes that the open transaction adds."""
+        self._changed = threading.Lock()
+
+    def open(self) -> None:
+        """Lock and open the spool, or raise OSError (`BlockingIOError` when another process has it)."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = (self.directory / LOCK_NAME).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            connection = self._connected()
+        except OSError:
+            lock.close()
+            raise
+        self._lock = lock
+        self._reader = self._connected()
+        self._grown = list(
+            connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM waiting").fetchone()
+        )
+        self._on_commit(connection)
+        self._writer = Writer(connection, lambda: self._on_commit(connection), self._on_undone)
+
+    def close(self, *, remove_if_empty: bool = True) -> None:
+        """Finish what was queued and unlock; an empty spool leaves nothing behind."""
+        if self._writer is None:
+            return
+        self._writer.close()
+        if self._reader is not None:
+            self._reader.close()
+        totals = self.totals
+        if remove_if_empty and totals.records == 0 and totals.set_aside == 0:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+        self._writer = None
+
+    @property
+    def totals(self) -> Totals:
+        """What the spool held after its last commit."""
+        with self._changed:
+            return self._totals
+
+    async def store(self, records: Sequence[Record]) -> None:
+        """Return when all records are durable, or raise `Unavailable`: all or none."""
+        size = size_of(records)
+        rows = [
+            (r.topic, r.partition, r.key, r.value, r.timestamp_ms, tables.packed(r.headers), size_of([r]))
+            for r in records
+        ]
+
+        def work(connection: sqlite3.Connection) -> None:
+            if self.totals.bytes + self._grown[1] + size > self._most_bytes:
+                raise Refused(Unavailable("the spool is full (PIPELINE_SPOOL_LIMIT_BYTES)"))
+            connection.executemany(_INSERT, rows)
+            self._grow(len(rows), size)
+
+        if self._is_too_old():
+            raise Unavailable("the oldest spooled upload is too old (PIPELINE_SPOOL_MAX_AGE_S)")
+        await asyncio.wrap_future(self._writing().submit(work, size))
+
+    def is_writable(self) -> bool:
+        """Return whether an upload could be spooled now; spools nothing."""
+        try:
+            free_bytes = shutil.disk_usage(self.directory).free
+        except OSError:
+            return False
+        return (
+            self._writer is not None
+            and self._writer.is_well
+            and free_bytes > FREE_BYTES_NEEDED
+            and self.totals.bytes < self._most_bytes
+            and not self._is_too_old()
+        )
+
+    def oldest(self, limit: int) -> list[Waiting]:
+        """Return the records that have waited longest, in order of arrival."""
+        assert self._reader is not None  # noqa: S101 - only asked for while open
+        rows = self._reader.execute(
+            f"SELECT id, {_COLUMNS} FROM waiting ORDER BY id LIMIT ?",  # noqa: S608 - a constant
+            (limit,),
+        ).fetchall()
+        return [
+            Waiting(row[0], Record(row[1], row[2], row[3], row[4], row[5], tables.unpacked(row[6])))
+            for row in rows
+        ]
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Forget records that Kafka has acknowledged."""
+        self._writing().submit(lambda connection: self._delete(connection, numbers)).result()
+
+    def set_aside(self, number: int, reason: str) -> None:
+        """Keep a record that Kafka refuses for good out of the way of the others."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                f"INSERT INTO set_aside (id, {_COLUMNS}, reason) "  # noqa: S608 - a constant
+                f"SELECT id, {_COLUMNS}, ? FROM waiting WHERE id = ?",
+                (reason, number),
+            )
+            self._delete(connection, [number])
+
+        self._writing().submit(work).result()
+
+    def _is_too_old(self) -> bool:
+        oldest_ms = self.totals.oldest_ms
+        return oldest_ms is not None and self._now_ms() - oldest_ms > self._most_age_ms
+
+    def _connected(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(
+                self.directory / FILE_NAME, isolation_level=None, check_same_thread=False
+            )
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA busy_timeout = {tables.BUSY_TIMEOUT_MS}")
+            connection.executescript(_TABLES)
+        except sqlite3.Error as error:
+            raise OSError(f"{FILE_NAME}: {error}") from None
+        return connection
+
+    def _delete(self, connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            row = connection.execute("SELECT bytes FROM waiting WHERE id = ?", (number,)).fetchone()
+            if row is not None:
+                connection.execute("DELETE FROM waiting WHERE id = ?", (number,))
+                self._grow(-1, -row[0])
+
+    def _grow(self, records: int, size: int) -> None:
+        self._grown[0] += records
+        self._grown[1] += size
+
+    def _on_commit(self, connection: sqlite3.Connection) -> None:
+        oldest = connection.execute("SELECT timestamp_ms FROM waiting ORDER BY id LIMIT 1").fetchone()
+        (set_aside,) = connection.execute("SELECT count(*) FROM set_aside").fetchone()
+        with self._changed:
+            before = self._totals
+            self._totals = Totals(
+                before.records + self._grown[0],
+                before.bytes + self._grown[1],
+                oldest[0] if oldest else None,
+                set_aside,
+            )
+        self._on_undone()
+
+    def _on_undone(self) -> None:
+        self._grown = [0, 0]
+
+    def _writing(self) -> Writer:
+        if self._writer is None:
+            raise Unavailable("the spool is not open")
+        return self._writer
+
+
+def left_behind(parent: Path) -> Iterator[Path]:
+    """Yield the spools under this directory that no process has locked."""
+    for lock_file in sorted(parent.glob(f"*/{LOCK_NAME}")):
+        try:
+            with lock_file.open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        yield lock_file.parent

@@ -1,0 +1,128 @@
+"""The spool: durable before it is answered, in order, bounded, and never lost with its process."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.contract.ports import Unavailable
+from pipeline.contract.record import Record
+from pipeline.log.spool import Spool, left_behind
+from tests.commands.serving import ROOT
+
+
+def upload(number: int, size: int = 10) -> Record:
+    return Record("media.uploads", 3, b"k%d" % number, b"v" * size, 1_000 + number, (("h", b"\x00"),))
+
+
+def opened(directory: Path, most_bytes: int = 10_000_000, now_ms: int = 2_000) -> Spool:
+    spool = Spool(directory, most_bytes=most_bytes, most_age_ms=60_000, now_ms=lambda: now_ms)
+    spool.open()
+    return spool
+
+
+def stored(spool: Spool, *records: Record) -> None:
+    asyncio.run(spool.store(records))
+
+
+def test_records_come_back_whole_and_in_order(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "s")
+    stored(spool, upload(1), upload(2))
+    stored(spool, upload(3))
+    assert [waiting.record for waiting in spool.oldest(10)] == [upload(1), upload(2), upload(3)]
+    assert [waiting.record for waiting in spool.oldest(2)] == [upload(1), upload(2)]
+    assert spool.totals.records == 3
+    assert spool.totals.oldest_ms == 1_001
+    spool.close()
+
+
+def test_what_was_spooled_survives_a_restart_and_what_was_removed_does_not(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "s")
+    stored(spool, *(upload(number) for number in range(5)))
+    spool.remove([waiting.number for waiting in spool.oldest(2)])
+    totals = spool.totals
+    spool.close()
+    again = opened(tmp_path / "s")
+    assert [waiting.record for waiting in again.oldest(10)] == [upload(2), upload(3), upload(4)]
+    assert again.totals == totals
+    again.close()
+
+
+def test_removing_twice_counts_once(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "s")
+    stored(spool, upload(1), upload(2))
+    number = spool.oldest(1)[0].number
+    spool.remove([number])
+    spool.remove([number])
+    assert spool.totals.records == 1
+    spool.close()
+
+
+def test_a_full_spool_refuses_and_stores_nothing_of_the_request(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "s", most_bytes=500)
+    stored(spool, upload(1, 100))
+    assert spool.is_writable()
+    with pytest.raises(Unavailable, match="PIPELINE_SPOOL_LIMIT_BYTES"):
+        stored(spool, upload(2, 100), upload(3, 400))
+    assert spool.totals.records == 1
+    stored(spool, upload(2, 100))
+    spool.close()
+
+
+def test_a_spool_whose_oldest_upload_is_too_old_refuses_more(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "s", now_ms=61_002)
+    stored(spool, upload(1))
+    with pytest.raises(Unavailable, match="PIPELINE_SPOOL_MAX_AGE_S"):
+        stored(spool, upload(2))
+    assert not spool.is_writable()
+    spool.remove([spool.oldest(1)[0].number])
+    stored(spool, upload(2))
+    spool.close()
+
+
+def test_a_record_set_aside_blocks_nothing_and_is_kept(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "s")
+    stored(spool, upload(1), upload(2))
+    spool.set_aside(spool.oldest(1)[0].number, "too large")
+    assert [waiting.record for waiting in spool.oldest(10)] == [upload(2)]
+    assert (spool.totals.records, spool.totals.set_aside) == (1, 1)
+    spool.remove([spool.oldest(1)[0].number])
+    spool.close()
+    assert (tmp_path / "s").exists(), "a spool with something set aside is not thrown away"
+
+
+def test_an_empty_spool_leaves_nothing_behind(tmp_path: Path) -> None:
+    opened(tmp_path / "s").close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_spool_belongs_to_one_process_and_is_found_when_that_is_dead(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "s")
+    stored(spool, upload(1))
+    assert list(left_behind(tmp_path)) == []
+    with pytest.raises(BlockingIOError):
+        opened(tmp_path / "s")
+    spool.close()
+    assert list(left_behind(tmp_path)) == [tmp_path / "s"]
+
+
+def test_kill_9_right_after_the_answer_loses_nothing(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, os, sys\n"
+        "from pathlib import Path\n"
+        "from tests.log.test_spool import opened, upload\n"
+        "spool = opened(Path(sys.argv[1]))\n"
+        "async def main():\n"
+        "    await asyncio.gather(*(spool.store([upload(n)]) for n in range(200)))\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "s"], cwd=ROOT, check=False, timeout=60)
+    assert done.returncode == -9
+    again = opened(tmp_path / "s")
+    assert again.totals.records == 200
+    again.close()
