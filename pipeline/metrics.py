@@ -34,6 +34,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("pipeline_request_seconds", Type.HISTOGRAM, ("path",), "Time from the whole body to the answer."),
     Metric("pipeline_uploads_total", Type.COUNTER, ("verdict",), "Uploads that the door made durable."),
     Metric("pipeline_store_failures_total", Type.COUNTER, (), "Requests answered 503: nothing was stored."),
+    Metric("pipeline_limited_total", Type.COUNTER, ("limit",), "Requests answered 503 over a limit: alarm."),
     Metric("pipeline_spooled_total", Type.COUNTER, (), "Uploads stored in the spool, not at once in Kafka."),
     Metric("pipeline_forwarded_total", Type.COUNTER, (), "Spooled uploads that Kafka has acknowledged."),
     Metric("pipeline_set_aside_total", Type.COUNTER, (), "Spooled uploads that Kafka never takes: alarm."),

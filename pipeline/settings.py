@@ -60,6 +60,18 @@ class Settings:
         at_least=50,
         at_most=4_000,
     )
+    ingest_client_ip: str = _setting(
+        "none", "What is kept of client addresses: none, truncated (/24, /48) or full."
+    )
+    ingest_refused_bytes_per_hour: int = _setting(
+        1024**3,
+        "Most bytes of refused bodies that are kept an hour and datastream; beyond it answers are 503.",
+        at_least=1024,
+    )
+    ingest_faults_per_minute: int = _setting(
+        100, "With so many unexpected exceptions in a minute answers are 503.", at_least=1, at_most=100_000
+    )
+    pseudonym_key: str = _setting("", "Key of the pseudonyms of datastreams that ask for them.", secret=True)
     spool_limit_bytes: int = _setting(
         4 * 1024**3, "Most bytes in the ingest's spool; beyond it answers are 503.", at_least=1024 * 1024
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from typing import Protocol
 
 import httpx
@@ -20,10 +21,15 @@ class Target(Protocol):
 
 
 class Senders:
-    """Threads that upload sessions until stopped; `acknowledged` are the session ids answered with 201."""
+    """Threads that upload sessions until stopped; `acknowledged` are the session ids answered with 201.
+
+    `statuses` counts every answer, `slowest_s` is the longest that one took.
+    """
 
     def __init__(self, threads: int = 3, pause_s: float = 0.0) -> None:
         self.acknowledged: set[str] = set()
+        self.statuses: Counter[int] = Counter()
+        self.slowest_s = 0.0
         self._target: Target | None = None
         self._stop = threading.Event()
         self._pause_s = pause_s
@@ -59,6 +65,7 @@ class Senders:
 
     def _upload(self, target: Target, number: int) -> bool:
         body = to_media_collection(story("0 start, 0 play, 10 ping, 20 complete", name=f"film-{number}"))
+        started = time.monotonic()
         try:
             with target.client() as client:
                 answer = client.post(
@@ -66,6 +73,8 @@ class Senders:
                 )
         except httpx.TransportError:
             return False
+        self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+        self.statuses[answer.status_code] += 1
         if answer.status_code != 201:
             return False
         self.acknowledged.add(answer.headers["location"].rsplit("/", 1)[1])

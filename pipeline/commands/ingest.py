@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from pipeline.commands.home import kafka_codec, require_kafka
-from pipeline.commands.run import load_directory
+from pipeline.commands.run import client_ip_of, limits_of, load_directory
 from pipeline.contract.ports import Unavailable
 from pipeline.contract.topics import load_topics
 from pipeline.ingest.app import Door, make_app
@@ -61,6 +61,8 @@ def ingest(settings: Settings) -> int:
             settings.ingest_ack_deadline_ms / 1000 + ANSWER_MARGIN_S,
             settings.ingest_path_prefix,
             is_ready=lambda: producer.is_ready() or own.is_writable(),
+            limits=limits_of(settings, directory),
+            client_ip=client_ip_of(settings),
         )
         forwarder = Forwarder(producer, [*adopted, own], meters)
 

@@ -20,6 +20,8 @@ from pipeline.contract.codec import Codec
 from pipeline.contract.positions import position_maker
 from pipeline.contract.topics import load_topics
 from pipeline.ingest.app import Door, make_app
+from pipeline.ingest.clientip import ClientIp
+from pipeline.ingest.limits import Limits
 from pipeline.ingest.server import bind, serve, tune_gc
 from pipeline.log.log import Log
 from pipeline.log.registry_file import FileRegistry
@@ -70,6 +72,8 @@ class Embedded:
                 self.settings.ingest_store_deadline_ms / 1000,
                 self.settings.ingest_path_prefix,
                 is_ready=lambda: not self._stop.is_set() and log.is_writable(),
+                limits=limits_of(self.settings, directory),
+                client_ip=client_ip_of(self.settings),
             )
             worker = EmbeddedWorker(
                 topology,
@@ -150,6 +154,26 @@ def load_directory(settings: Settings) -> Directory:
     if not settings.datastreams_file:
         return OPEN_DIRECTORY
     try:
-        return parse_datastreams(Path(settings.datastreams_file).read_text())
+        text = Path(settings.datastreams_file).read_text()
+        return parse_datastreams(text, settings.pseudonym_key.encode())
     except (OSError, UnicodeDecodeError, DatastreamsError) as error:
         raise SettingError(f"PIPELINE_DATASTREAMS_FILE: {settings.datastreams_file}: {error}") from None
+
+
+def limits_of(settings: Settings, directory: Directory) -> Limits:
+    """Return the ingest's limits."""
+    return Limits(
+        {datastream.id: datastream for datastream in directory.datastreams},
+        settings.ingest_refused_bytes_per_hour,
+        settings.ingest_faults_per_minute,
+    )
+
+
+def client_ip_of(settings: Settings) -> ClientIp:
+    """Return what is kept of client addresses, or raise `SettingError`."""
+    try:
+        return ClientIp(settings.ingest_client_ip)
+    except ValueError:
+        raise SettingError(
+            f"PIPELINE_INGEST_CLIENT_IP must be {', '.join(ClientIp)}, not {settings.ingest_client_ip!r}"
+        ) from None

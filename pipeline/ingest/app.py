@@ -21,15 +21,18 @@ from starlette.routing import Route
 
 from pipeline.contract.ports import Unavailable, UploadSink
 from pipeline.ingest.body import Body, Gone, SlowSender, read_body
+from pipeline.ingest.clientip import ClientIp, shown_ip
+from pipeline.ingest.limits import Limits
 from pipeline.metrics import Meters
 from pipeline.stages import receive
-from pipeline.stages.receive import Answer
+from pipeline.stages.receive import Answer, Reception
 from pipeline.topology import Topology
 from pipeline.wire import schemas
 
 _log = structlog.get_logger("pipeline.ingest")
 
 RETRY_AFTER_S: Final = 5
+LIMITED_RETRY_AFTER_S: Final = 60
 CORS: Final = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": "OPTIONS,POST,PUT",
@@ -50,6 +53,9 @@ class Door(NamedTuple):
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())
     is_ready: Callable[[], bool] = lambda: True
+    limits: Limits | None = None
+    client_ip: ClientIp = ClientIp.NONE
+    monotonic: Callable[[], float] = time.monotonic
 
 
 def make_app(door: Door) -> Starlette:
@@ -103,6 +109,8 @@ class _Service:
         for fault in reception.faults:
             door.meters.count("pipeline_internal_errors_total", "ingest")
             _log.error("internal_error", request_id=request.request_id, error=fault)
+        if self._is_over_a_limit(reception):
+            return receive.unavailable(request, LIMITED_RETRY_AFTER_S)
         try:
             records = door.topology.upload_records(reception)
             if records:
@@ -115,6 +123,21 @@ class _Service:
         for upload in reception.uploads:
             door.meters.count("pipeline_uploads_total", upload.value.verdict)
         return reception.answer
+
+    def _is_over_a_limit(self, reception: Reception) -> bool:
+        limits, now = self._door.limits, self._door.monotonic()
+        if limits is None or not reception.uploads:
+            return False
+        refused_bytes = sum(
+            len(upload.value.body) for upload in reception.uploads if upload.value.verdict == receive.REJECTED
+        )
+        hit = limits.hit(reception.uploads[0].value.datastream_id, refused_bytes, now)
+        for _ in reception.faults:
+            limits.count_fault(now)
+        if hit is not None:
+            self._door.meters.count("pipeline_limited_total", hit.value)
+            _log.warning("limited", limit=hit.value, datastream=reception.uploads[0].value.datastream_id)
+        return hit is not None
 
     def _request(self, request: Request, path: str, body: Body) -> receive.Request:
         sent = request.query_params.get("requestId") or request.headers.get("x-request-id")
@@ -132,6 +155,8 @@ class _Service:
             request_id=f"{(sent or self._door.new_id())[:64]}-{secrets.token_hex(8)}",
             received_at_ms=self._door.now_ms(),
             body_limit_bytes=self._door.body_limit_bytes,
+            client_ip=shown_ip(request.client.host if request.client else "", self._door.client_ip),
+            api_key=request.headers.get("x-api-key"),
         )
 
     def _counted(self, path: str, response: Response) -> Response:
@@ -160,7 +185,9 @@ class _Service:
 
     async def ready(self, _request: Request) -> Response:
         """Answer 200 when an upload could be stored now, else 503; stores nothing."""
-        if self._door.is_ready():
+        limits = self._door.limits
+        is_faulty = limits is not None and limits.has_too_many_faults(self._door.monotonic())
+        if self._door.is_ready() and not is_faulty:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready"}, 503, {"retry-after": str(RETRY_AFTER_S)})
 

@@ -86,6 +86,7 @@ class Forwarder:
         self._kafka = kafka
         self._spools = list(spools)
         self._meters = meters
+        self._measure()
 
     async def run(self) -> None:
         """Forward until cancelled; while Kafka is away, try again every second."""
@@ -102,9 +103,11 @@ class Forwarder:
     async def forward_once(self) -> int:
         """Forward one batch of each spool; return how many records left, or raise `Unavailable`."""
         gone = 0
-        for spool in self._spools:
-            gone += await self._forward(spool)
-        self._measure()
+        try:
+            for spool in self._spools:
+                gone += await self._forward(spool)
+        finally:
+            self._measure()
         return gone
 
     @property

@@ -127,29 +127,30 @@ class Spool:
 
         if self._is_too_old():
             raise Unavailable("the oldest spooled upload is too old (PIPELINE_SPOOL_MAX_AGE_S)")
+        if not self._has_room():
+            raise Unavailable("the disk of the spool is nearly full")
         await asyncio.wrap_future(self._writing().submit(work, size))
 
     def is_writable(self) -> bool:
         """Return whether an upload could be spooled now; spools nothing."""
-        try:
-            free_bytes = shutil.disk_usage(self.directory).free
-        except OSError:
-            return False
         return (
             self._writer is not None
             and self._writer.is_well
-            and free_bytes > FREE_BYTES_NEEDED
+            and self._has_room()
             and self.totals.bytes < self._most_bytes
             and not self._is_too_old()
         )
 
     def oldest(self, limit: int) -> list[Waiting]:
         """Return the records that have waited longest, in order of arrival."""
-        assert self._reader is not None  # noqa: S101 - only asked for while open
-        rows = self._reader.execute(
-            f"SELECT id, {_COLUMNS} FROM waiting ORDER BY id LIMIT ?",  # noqa: S608 - a constant
-            (limit,),
-        ).fetchall()
+        rows = (
+            self._reading()
+            .execute(
+                f"SELECT id, {_COLUMNS} FROM waiting ORDER BY id LIMIT ?",  # noqa: S608 - a constant
+                (limit,),
+            )
+            .fetchall()
+        )
         return [
             Waiting(row[0], Record(row[1], row[2], row[3], row[4], row[5], tables.unpacked(row[6])))
             for row in rows
@@ -157,7 +158,12 @@ class Spool:
 
     def remove(self, numbers: Sequence[int]) -> None:
         """Forget records that Kafka has acknowledged."""
-        self._writing().submit(lambda connection: self._delete(connection, numbers)).result()
+        try:
+            self._writing().submit(lambda connection: self._delete(connection, numbers)).result()
+        except Unavailable:
+            # On a full disk even removing needs room in the write-ahead log: empty that, then once more.
+            self._reading().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._writing().submit(lambda connection: self._delete(connection, numbers)).result()
 
     def set_aside(self, number: int, reason: str) -> None:
         """Keep a record that Kafka refuses for good out of the way of the others."""
@@ -175,6 +181,13 @@ class Spool:
     def _is_too_old(self) -> bool:
         oldest_ms = self.totals.oldest_ms
         return oldest_ms is not None and self._now_ms() - oldest_ms > self._most_age_ms
+
+    def _has_room(self) -> bool:
+        """Return whether the disk has room beside what removing needs."""
+        try:
+            return shutil.disk_usage(self.directory).free > FREE_BYTES_NEEDED
+        except OSError:
+            return False
 
     def _connected(self) -> sqlite3.Connection:
         try:
@@ -215,6 +228,11 @@ class Spool:
 
     def _on_undone(self) -> None:
         self._grown = [0, 0]
+
+    def _reading(self) -> sqlite3.Connection:
+        if self._reader is None:
+            raise Unavailable("the spool is not open")
+        return self._reader
 
     def _writing(self) -> Writer:
         if self._writer is None:

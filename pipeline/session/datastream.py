@@ -62,6 +62,18 @@ class Datastream(NamedTuple):
     tenant: str = ""
     """The XDM tenant without its underscore: cut from custom metadata names for Analytics."""
     rules: Rules = Rules()
+    disabled: bool = False
+    """Switched off: its uploads are kept as dead letters."""
+    api_key: str = ""
+    """What the header `x-api-key` must hold; empty demands none (SDKs can't send one)."""
+    body_limit_bytes: int = 0
+    """A limit under the ingest's own; 0 is none."""
+    rate_per_s: int = 0
+    """Most requests a second, beyond it 503; 0 is no limit."""
+    refused_bytes_per_hour: int = 0
+    """Most bytes of refused bodies that are kept an hour, beyond it 503; 0 is the ingest's own quota."""
+    pseudonymise: tuple[str, ...] = ()
+    """Visitor fields that outputs hold as a keyed hash: ecid, aid, vid, identities."""
 
 
 OPEN_DATASTREAM: Final = Datastream()

@@ -16,6 +16,7 @@ from pipeline.session.datastream import (
     Rules,
     VidRule,
 )
+from pipeline.session.pseudonyms import PSEUDONYMISED
 
 _RULE_TYPES: Final[dict[str, type]] = {
     "marker_rule": MarkerRule,
@@ -34,7 +35,14 @@ _TYPES: Final[dict[str, type]] = {
     "time_zone": str,
     "strict": bool,
     "tenant": str,
+    "disabled": bool,
+    "api_key": str,
+    "body_limit_bytes": int,
+    "rate_per_s": int,
+    "refused_bytes_per_hour": int,
 }
+
+_LISTS: Final = ("report_suites", "pseudonymise")
 
 
 class DatastreamsError(Exception):
@@ -45,6 +53,8 @@ class Directory(NamedTuple):
     """All datastreams of a deployment; an open one takes what no other claims."""
 
     datastreams: tuple[Datastream, ...] = (OPEN_DATASTREAM,)
+    pseudonym_key: bytes = b""
+    """The key of every pseudonym; needed where a datastream pseudonymises."""
 
     @property
     def open(self) -> Datastream | None:
@@ -66,7 +76,7 @@ class Directory(NamedTuple):
 OPEN_DIRECTORY: Final = Directory()
 
 
-def parse_datastreams(text: str) -> Directory:
+def parse_datastreams(text: str, pseudonym_key: bytes = b"") -> Directory:
     """Return the directory that a `datastreams.toml` text describes, or raise `DatastreamsError`."""
     try:
         tables = tomllib.loads(text)
@@ -81,27 +91,40 @@ def parse_datastreams(text: str) -> Directory:
     claimed = [suite for d in parsed for suite in d.report_suites]
     if len(claimed) != len(set(claimed)):
         raise DatastreamsError("a report suite may belong to one datastream only")
-    return Directory(parsed or (OPEN_DATASTREAM,))
+    if any(d.pseudonymise for d in parsed) and not pseudonym_key:
+        raise DatastreamsError("pseudonymise needs a key: set PIPELINE_PSEUDONYM_KEY")
+    return Directory(parsed or (OPEN_DATASTREAM,), pseudonym_key)
 
 
 def _datastream(name: str, table: Any) -> Datastream:
     place = f"datastream.{name}"
     if not isinstance(table, dict):
         raise DatastreamsError(f"{place}: must be a table")
-    unknown = set(table) - set(_TYPES) - {"report_suites", "rules"}
+    unknown = set(table) - set(_TYPES) - {*_LISTS, "rules"}
     if unknown:
-        raise DatastreamsError(f"{place}.{min(unknown)}: unknown; known are {', '.join(sorted(_TYPES))}")
+        known = ", ".join(sorted({*_TYPES, *_LISTS, "rules"}))
+        raise DatastreamsError(f"{place}.{min(unknown)}: unknown; known are {known}")
     values = {key: _value(f"{place}.{key}", kind, table[key]) for key, kind in _TYPES.items() if key in table}
-    suites = table.get("report_suites", [])
-    if not isinstance(suites, list) or not all(isinstance(s, str) and s for s in suites):
-        raise DatastreamsError(f"{place}.report_suites: must be a list of non-empty strings")
+    lists: dict[str, Any] = {key: _strings(f"{place}.{key}", table.get(key, [])) for key in _LISTS}
+    wrong = set(lists["pseudonymise"]) - set(PSEUDONYMISED)
+    if wrong:
+        raise DatastreamsError(
+            f"{place}.pseudonymise: {min(wrong)!r} is none of {', '.join(sorted(PSEUDONYMISED))}"
+        )
+    for key in ("body_limit_bytes", "rate_per_s", "refused_bytes_per_hour"):
+        if values.get(key, 0) < 0:
+            raise DatastreamsError(f"{place}.{key}: must not be negative")
     try:
         ZoneInfo(values.get("time_zone", "UTC"))
     except (ZoneInfoNotFoundError, ValueError):
         raise DatastreamsError(f"{place}.time_zone: {values['time_zone']!r} is no IANA zone") from None
-    return Datastream(
-        id=name, report_suites=tuple(suites), rules=_rules(place, table.get("rules", {})), **values
-    )
+    return Datastream(id=name, rules=_rules(place, table.get("rules", {})), **lists, **values)
+
+
+def _strings(place: str, given: Any) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(isinstance(item, str) and item for item in given):
+        raise DatastreamsError(f"{place}: must be a list of non-empty strings")
+    return tuple(given)
 
 
 def _rules(place: str, table: Any) -> Rules:

@@ -14,6 +14,7 @@ from pipeline.contract.records import Upload
 from pipeline.session.datastream import Datastream
 from pipeline.session.identity import session_id, visitor_key
 from pipeline.session.model import Form, Session
+from pipeline.session.pseudonyms import pseudonymised
 from pipeline.stages.datastreams import Directory
 from pipeline.stages.receive import ACCEPTED
 from pipeline.wire import media_collection, media_edge
@@ -24,6 +25,7 @@ REASONS: Final[dict[str, str]] = {
     "config_id": "A Media Edge request without configId.",
     "content_encoding": "The content coding is not supported, or could not be undone.",
     "content_type": "The content type is not JSON.",
+    "datastream_disabled": "The datastream is switched off.",
     "door_disagrees": "Door and worker judged the upload differently: an alarm.",
     "internal_error": "An unexpected exception at the door or in a stage: an alarm.",
     "invalid": "The body broke rules of its API; every problem is listed.",
@@ -93,7 +95,11 @@ def _identified(upload: Upload, directory: Directory) -> Identified | Refusal:
     if upload.verdict != ACCEPTED:
         return Refusal("door_disagrees", _problems(upload))
     identity = session_id(session, datastream)
-    return Identified(session, datastream, identity, visitor_key(session, datastream, identity))
+    key = visitor_key(session, datastream, identity)
+    if datastream.pseudonymise:
+        hidden = pseudonymised(session.visitor, datastream.pseudonymise, directory.pseudonym_key)
+        session = session._replace(visitor=hidden)
+    return Identified(session, datastream, identity, key)
 
 
 def _decoded(upload: Upload, datastream: Datastream) -> Session:

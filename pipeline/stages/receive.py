@@ -7,6 +7,7 @@ and 6, `spec/media-edge.md` 2, DESIGN.md 6.
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
@@ -54,6 +55,7 @@ class Request(NamedTuple):
     user_agent: str | None = None
     client_ip: str | None = None
     body_limit_bytes: int = 4 * 1024 * 1024
+    api_key: str | None = None
 
 
 class Answer(NamedTuple):
@@ -94,6 +96,10 @@ class _Verdict(NamedTuple):
     fault: str | None = None
 
 
+class _Unauthorised(Exception):
+    """The sender doesn't carry the key that the datastream demands: 401, nothing is kept."""
+
+
 def receive(request: Request, directory: Directory, new_id: Callable[[], str]) -> Reception:
     """Return the answer of this request and every upload in it; never raises for a body."""
     if request.path == EDGE:
@@ -114,7 +120,11 @@ def _receive_media_collection(request: Request, directory: Directory, new_id: Ca
     if refused:
         verdict = _Verdict(refused.status, _open_id(directory), (refused.problem,), refused.problem.rule)
     else:
-        verdict = _judged(lambda: _judge_media_collection(request, directory), 201, _open_id(directory))
+        try:
+            verdict = _judged(lambda: _judge_media_collection(request, directory), 201, _open_id(directory))
+        except _Unauthorised:
+            detail = "The header x-api-key does not hold the datastream's key."
+            return Reception(Answer(401, (_PROBLEM,), responses.problem(401, detail)), ())
     headers = _DEPRECATED if request.path == SESSIONS and request.body.lstrip()[:1] == b"[" else ()
     upload = _written(request, verdict, request.body, Form.MEDIA_COLLECTION, None, new_id())
     if verdict.status == 201:
@@ -130,9 +140,28 @@ def _judge_media_collection(request: Request, directory: Directory) -> _Verdict:
     datastream = directory.by_report_suites(session.routing.report_suites)
     if datastream is None:
         return _Verdict(201, "", reason="unknown_datastream", session=session)
+    if datastream.disabled:
+        return _Verdict(201, datastream.id, reason="datastream_disabled", session=session)
+    _require_key(request, datastream)
+    too_large = _larger_than_allowed(request, datastream)
+    if too_large:
+        return _Verdict(413, datastream.id, (too_large,), too_large.rule)
     if datastream.strict:
         session = media_collection.decode(request.body, request.path, strict=True)
     return _accepted(session, datastream, 201)
+
+
+def _require_key(request: Request, datastream: Datastream) -> None:
+    given = (request.api_key or "").encode()
+    if datastream.api_key and not hmac.compare_digest(given, datastream.api_key.encode()):
+        raise _Unauthorised
+
+
+def _larger_than_allowed(request: Request, datastream: Datastream) -> Problem | None:
+    limit = datastream.body_limit_bytes
+    if not limit or len(request.body) <= limit:
+        return None
+    return Problem("", "body_too_large", f"larger than {limit} bytes")
 
 
 class _Refusal(NamedTuple):
@@ -174,6 +203,17 @@ def _receive_edge(request: Request, directory: Directory, new_id: Callable[[], s
     if datastream is None:
         problem = Problem("", "unknown_datastream", f"no datastream {request.config_id!r}")
         return _fatal(request, "EXEG-0003-400", (problem,), new_id())
+    if datastream.disabled:
+        problem = Problem("", "datastream_disabled", f"datastream {datastream.id!r} is switched off")
+        return _fatal(request, "EXEG-0004-422", (problem,), new_id())
+    try:
+        _require_key(request, datastream)
+    except _Unauthorised:
+        body = responses.edge_problem("EXEG-0500-401", request.request_id)
+        return Reception(Answer(401, (_PROBLEM,), body), ())
+    too_large = _larger_than_allowed(request, datastream)
+    if too_large:
+        return _fatal(request, "EXEG-0112-413", (too_large,), new_id())
     try:
         items = media_edge.split(request.body)
     except Rejected as rejected:
@@ -224,6 +264,8 @@ def _judged(judge: Callable[[], _Verdict], success: int, datastream_id: str) -> 
         return judge()
     except Rejected as rejected:
         return _Verdict(400, datastream_id, rejected.problems, "invalid")
+    except _Unauthorised:
+        raise
     except Exception as error:  # noqa: BLE001 - DESIGN.md 2.2: a fault of ours must not delete the session
         return _Verdict(success, datastream_id, reason="internal_error", fault=repr(error))
 

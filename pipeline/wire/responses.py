@@ -39,6 +39,9 @@ EDGE_ERRORS: Final[dict[str, EdgeError]] = {
     ),
     "EXEG-0003-400": EdgeError(400, "Invalid datastream ID", "No datastream has this configId."),
     "EXEG-0004-422": EdgeError(422, "Datastream disabled", "The datastream is switched off."),
+    "EXEG-0500-401": EdgeError(
+        401, "Invalid authorization token", "The header x-api-key does not hold the datastream's key."
+    ),
     "EXEG-0101-400": EdgeError(400, "Invalid JSON request", "The body is not valid JSON in UTF-8."),
     "EXEG-0102-400": EdgeError(400, "Invalid request field", "A field of the request has another type."),
     "EXEG-0103-400": EdgeError(400, "Missing required value", "The request has no events."),

@@ -18,6 +18,8 @@ from pipeline.contract.codec import Codec
 from pipeline.contract.positions import position_maker
 from pipeline.contract.topics import load_topics
 from pipeline.ingest.app import Door, make_app
+from pipeline.ingest.clientip import ClientIp
+from pipeline.ingest.limits import Limits
 from pipeline.metrics import Meters
 from pipeline.stages import receive
 from pipeline.stages.datastreams import OPEN_DIRECTORY, Directory
@@ -34,12 +36,32 @@ LIMIT = 20_000
 class Asked:
     """The service with what it stored; requests run on a loop of their own."""
 
-    def __init__(self, directory: Directory = OPEN_DIRECTORY) -> None:
+    def __init__(
+        self,
+        directory: Directory = OPEN_DIRECTORY,
+        *,
+        quota: int = 10_000_000,
+        client_ip: ClientIp = ClientIp.NONE,
+    ) -> None:
         self.codec = Codec(FakeSchemaIds())
         self.log = FakeLog(position_maker(self.codec))
         self.meters = Meters()
         topology = Topology(self.codec, load_topics(), directory)
-        self.app = make_app(Door(topology, self.log, self.meters, LIMIT, 1.0, "/first-party"))
+        self.now = 1_000.0
+        self.limits = Limits({d.id: d for d in directory.datastreams}, quota, 3)
+        self.app = make_app(
+            Door(
+                topology,
+                self.log,
+                self.meters,
+                LIMIT,
+                1.0,
+                "/first-party",
+                limits=self.limits,
+                client_ip=client_ip,
+                monotonic=lambda: self.now,
+            )
+        )
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def ask() -> httpx.Response:

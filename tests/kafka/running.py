@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import threading
@@ -70,7 +71,11 @@ def settled(settings: Settings, deadline_s: float = 40) -> dict[str, Any]:
 class Ingest:
     """A running `pipeline ingest`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, file_limit_bytes: int | None = None) -> None:
+        def limit() -> None:
+            if file_limit_bytes is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
+
         self._process = subprocess.Popen(
             [PIPELINE, "ingest", "--port", "0"],
             cwd=ROOT,
@@ -78,6 +83,7 @@ class Ingest:
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
+            preexec_fn=limit,  # noqa: PLW1509 - one system call, no lock can be held
         )
         guard = threading.Timer(40, self._process.kill)
         guard.start()
@@ -96,6 +102,24 @@ class Ingest:
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self._base, trust_env=False, timeout=10)
+
+    def metric(self, name: str) -> float:
+        """Return a metric without labels."""
+        with self.client() as client:
+            found = re.search(rf"^{name} (\S+)$", client.get("/metrics").text, re.MULTILINE)
+        assert found is not None, name
+        return float(found[1])
+
+    def await_forwarded(self, deadline_s: float = 40) -> None:
+        """Wait until nothing waits in the spools."""
+        end = time.monotonic() + deadline_s
+        while self.metric("pipeline_spool_records") > 0:
+            assert time.monotonic() < end, "the spool does not drain"
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def stop(self) -> int:
         self._process.send_signal(signal.SIGTERM)

@@ -1,0 +1,182 @@
+"""What a datastream may demand or limit at the door, and what of a person is kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.contract.codec import Codec
+from pipeline.contract.positions import position_maker
+from pipeline.ingest.clientip import ClientIp, shown_ip
+from pipeline.session.model import Identity, Visitor
+from pipeline.stages import receive
+from pipeline.stages.datastreams import DatastreamsError, Directory, parse_datastreams
+from pipeline.wire.encode import to_media_collection, to_media_edge
+from tests.fakes import FakeLog, FakeSchemaIds
+from tests.homes.uploading import make_pipeline
+from tests.ingest.test_door import GOOD, Asked
+from tests.stories import story
+
+EDGE_BODY = b'{"events": [' + to_media_edge(story("0 start, 9 end")) + b"]}"
+
+
+def edge(datastream: str) -> str:
+    return f"{receive.EDGE}?configId={datastream}"
+
+
+def directory(options: str = "", suites: str = 'report_suites = ["suite"]') -> Directory:
+    return parse_datastreams(f"[datastream.film]\n{suites}\n{options}\n", b"key")
+
+
+def test_a_datastream_with_a_key_answers_401_without_it_and_keeps_nothing() -> None:
+    door = Asked(directory('api_key = "s3cret"', suites=""))
+    for body, path in ((GOOD, receive.DOWNLOADED), (EDGE_BODY, edge("film"))):
+        for headers in ({}, {"x_api_key": "wrong"}):
+            answer = door.post(body, path, **headers)
+            assert answer.status_code == 401
+            assert answer.headers["content-type"] == "application/problem+json"
+    assert door.uploads() == []
+    assert door.post(GOOD, x_api_key="s3cret").status_code == 201
+    assert door.post(EDGE_BODY, edge("film"), x_api_key="s3cret").status_code == 200
+
+
+def test_a_disabled_datastream_is_422_on_edge_and_201_for_sdks_and_both_are_kept() -> None:
+    door = Asked(directory("disabled = true", suites=""))
+    answer = door.post(EDGE_BODY, edge("film"))
+    assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[1]) == (422, "EXEG-0004-422")
+    assert door.post(GOOD).status_code == 201
+    kept = door.uploads()
+    assert {upload["reason"] for upload in kept} == {"datastream_disabled"}
+    assert {bytes(upload["body"]) for upload in kept} == {EDGE_BODY, GOOD}
+
+
+def test_a_report_suite_that_nobody_claims_is_201_and_kept() -> None:
+    door = Asked(directory(suites='report_suites = ["another"]'))
+    assert door.post(GOOD).status_code == 201
+    (upload,) = door.uploads()
+    assert (upload["verdict"], upload["reason"], bytes(upload["body"])) == (
+        "rejected",
+        "unknown_datastream",
+        GOOD,
+    )
+
+
+def test_a_config_id_that_nobody_has_is_the_documented_problem_and_kept() -> None:
+    door = Asked(directory())
+    answer = door.post(EDGE_BODY, edge("nobody"))
+    assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[1]) == (400, "EXEG-0003-400")
+    assert bytes(door.uploads()[0]["body"]) == EDGE_BODY
+
+
+def test_a_datastream_may_have_a_smaller_body_limit() -> None:
+    door = Asked(directory("body_limit_bytes = 50", suites=""))
+    assert door.post(GOOD).status_code == 413
+    assert door.post(EDGE_BODY, edge("film")).status_code == 413
+    assert {upload["reason"] for upload in door.uploads()} == {"body_too_large"}
+
+
+def test_over_the_rate_is_503_with_retry_after_and_the_next_second_is_free() -> None:
+    door = Asked(directory("rate_per_s = 2", suites=""))
+    assert [door.post(GOOD).status_code for _ in range(4)] == [201, 201, 503, 503]
+    assert int(door.post(GOOD).headers["retry-after"]) > 0
+    assert len(door.uploads()) == 2
+    door.now += 1
+    assert door.post(GOOD).status_code == 201
+    assert b'pipeline_limited_total{limit="rate"} 3.0' in door.meters.text()
+
+
+def test_refused_bytes_have_a_quota_that_good_uploads_do_not_touch() -> None:
+    bad = b"x" * 400
+    door = Asked(quota=1_000)
+    assert [door.post(bad).status_code for _ in range(4)] == [400, 400, 503, 503]
+    assert door.post(GOOD).status_code == 201
+    assert sum(len(upload["body"]) for upload in door.uploads() if upload["verdict"] == "rejected") == 800
+    door.now += 3_600
+    assert door.post(bad).status_code == 400
+
+
+def test_invented_config_ids_share_one_quota() -> None:
+    door = Asked(directory(), quota=len(EDGE_BODY) * 2)
+    answers = [door.post(EDGE_BODY, edge(f"invented-{n}")).status_code for n in range(4)]
+    assert answers == [400, 400, 503, 503]
+
+
+def test_too_many_faults_of_ours_make_it_not_ready_and_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    door = Asked()
+
+    def broken(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.wire.media_collection.decode", broken)
+        assert [door.post(GOOD).status_code for _ in range(4)] == [201, 201, 201, 503]
+        assert door.request("GET", "/health/ready").status_code == 503
+    assert {upload["reason"] for upload in door.uploads()} == {"internal_error"}
+    door.now += 61
+    assert door.post(GOOD).status_code == 201
+    assert door.request("GET", "/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("address", "mode", "shown"),
+    [
+        ("203.0.113.77", ClientIp.NONE, None),
+        ("203.0.113.77", ClientIp.TRUNCATED, "203.0.113.0"),
+        ("203.0.113.77", ClientIp.FULL, "203.0.113.77"),
+        ("2001:db8:1:2::7", ClientIp.TRUNCATED, "2001:db8:1::"),
+        ("not an address", ClientIp.FULL, None),
+    ],
+)
+def test_of_a_clients_address_only_what_is_allowed_is_kept(
+    address: str, mode: ClientIp, shown: str | None
+) -> None:
+    assert shown_ip(address, mode) == shown
+
+
+def test_by_default_no_address_is_stored() -> None:
+    door = Asked()
+    door.post(GOOD)
+    assert door.uploads()[0]["client_ip"] is None
+    door = Asked(client_ip=ClientIp.TRUNCATED)
+    door.post(GOOD)
+    assert door.uploads()[0]["client_ip"] == "127.0.0.0"
+
+
+def test_pseudonyms_are_in_every_output_and_change_no_identity() -> None:
+    people = ["3" * 38, "an-analytics-id", "a-custom-id", "a-customer"]
+    visitor = Visitor(people[0], people[0], people[1], people[2], identities=(Identity("crm", people[3], 1),))
+    body = to_media_collection(story("0 start, 9 end")._replace(visitor=visitor))
+    seen: dict[bool, tuple[str, str]] = {}
+    for hidden in (False, True):
+        codec = Codec(FakeSchemaIds())
+        options = 'pseudonymise = ["ecid", "aid", "vid", "identities"]' if hidden else ""
+        pipeline = make_pipeline(FakeLog(position_maker(codec)), codec, directory(options, suites=""))
+        assert pipeline.send(body).status == 201
+        pipeline.carry()
+        text = "".join(
+            repr(pipeline.values(topic))
+            for topic in ("media.sessions", "media.events", "media.analytics.calls", "media.reporting")
+        )
+        (session,) = pipeline.values("media.sessions")
+        seen[hidden] = (str(session["session_id"]), text)
+    assert seen[False][0] == seen[True][0]
+    assert [person for person in people if person not in seen[False][1]] == []
+    assert [person for person in people if person in seen[True][1]] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[datastream.a]\npseudonymise = ["name"]', "datastream.a.pseudonymise"),
+        ("[datastream.a]\nrate_per_s = -1", "datastream.a.rate_per_s"),
+        ('[datastream.a]\nrate_per_s = "many"', "datastream.a.rate_per_s"),
+        ("[datastream.a]\napi_keys = 1", "datastream.a.api_keys"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_its_place(text: str, said: str) -> None:
+    with pytest.raises(DatastreamsError, match=said):
+        parse_datastreams(text, b"key")
+
+
+def test_pseudonyms_without_a_key_are_refused() -> None:
+    with pytest.raises(DatastreamsError, match="PIPELINE_PSEUDONYM_KEY"):
+        parse_datastreams('[datastream.a]\npseudonymise = ["ecid"]')
