@@ -16,10 +16,11 @@ from typing import Final, NamedTuple
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from pipeline.contract.ports import Unavailable, UploadSink
+from pipeline.ingest import openapi
 from pipeline.ingest.body import Body, Gone, SlowSender, read_body
 from pipeline.ingest.clientip import ClientIp, shown_ip
 from pipeline.ingest.limits import Limits
@@ -75,6 +76,8 @@ def make_app(door: Door) -> Starlette:
         Route("/health/live", service.live),
         Route("/health/ready", service.ready),
         Route("/metrics", service.metrics),
+        Route("/openapi.json", service.openapi),
+        Route("/docs", service.docs),
     ]
     return Starlette(routes=routes)
 
@@ -194,6 +197,14 @@ class _Service:
     async def metrics(self, _request: Request) -> Response:
         """Answer all metrics in Prometheus' text format."""
         return Response(self._door.meters.text(), media_type="text/plain; version=0.0.4")
+
+    async def openapi(self, _request: Request) -> Response:
+        """Answer the OpenAPI document."""
+        return JSONResponse(openapi.openapi(), headers=CORS)
+
+    async def docs(self, _request: Request) -> Response:
+        """Answer the page that shows the OpenAPI document."""
+        return HTMLResponse(openapi.page())
 
 
 def _canonical_path(path: str) -> str:

@@ -75,6 +75,12 @@ def _not_array(value: Any, path: str) -> Problem:
     return Problem("", "live_sessions_not_supported", "live sessions are not supported")
 
 
+def _named(element: Any) -> str | None:
+    """Return the event type that this element names, whatever else the element is."""
+    event_type = element.get("eventType") if type(element) is dict else None
+    return event_type if type(event_type) is str else None
+
+
 class _Reader:
     """Collects events, problems and flags of one body; counts keys for the duplicate check."""
 
@@ -117,8 +123,8 @@ class _Reader:
 
     def whole(self, elements: list[Any], path: str) -> None:
         """Check what concerns the array: its first event, a second sessionStart, the downloaded flag."""
-        types = [element.get("eventType") if type(element) is dict else None for element in elements]
-        self._index, self._type = 0, types[0] if type(types[0]) is str else None
+        types = [_named(element) for element in elements]
+        self._index, self._type = 0, types[0]
         if types[0] != "sessionStart" and types[0] in EVENTS:
             self._problem("/0/eventType", "first_event", "the first event must be sessionStart")
         for index, event_type in enumerate(types):

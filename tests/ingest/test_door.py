@@ -253,3 +253,16 @@ def test_every_example_is_answered_as_its_table_says() -> None:
 
     for example in load_examples(Path(__file__).resolve().parents[2] / "examples"):
         assert Asked().post(example.body, example.path).status_code == example.status, example.name
+
+
+@pytest.mark.parametrize("strange", [[], {}, [None], {"a": []}, 1, None, True, 1.5])
+@pytest.mark.parametrize("path", [receive.DOWNLOADED, receive.SESSIONS])
+def test_an_event_type_of_any_json_type_is_a_refusal_and_no_fault_of_ours(
+    door: Asked, path: str, strange: Any
+) -> None:
+    body = json.loads(GOOD)
+    body[0]["eventType"] = strange
+    answer = door.post(json.dumps(body).encode(), path)
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["pointer"] == "/0/eventType"
+    assert door.uploads()[0]["reason"] == "invalid"
