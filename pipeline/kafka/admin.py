@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -20,6 +21,13 @@ from pipeline.kafka.clients import REACH_DEADLINE_S, client_config, quiet, unrea
 from pipeline.settings import SettingError, Settings
 
 FOR_EVER: Final = "-1"
+SETTLE_DEADLINE_S: Final = 15.0
+"""How long a change may take to be seen: the controller answers before every broker knows it."""
+SETTLE_LOOKS: Final = 3
+"""So many looks in a row must agree; each is a new client, which may ask another broker."""
+SETTLE_PAUSE_S: Final = 0.1
+MISSING_GRACE_S: Final = 3.0
+"""How long a missing topic may still come: `topics apply` may have made it a moment ago."""
 
 
 class Difference(NamedTuple):
@@ -97,6 +105,8 @@ def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, 
             future.result(REACH_DEADLINE_S)
     except KafkaException as error:
         raise SettingError(f"Kafka refused the topics: {error}") from None
+    if differences:
+        _wait_until_settled(settings, topics)
     return differences
 
 
@@ -110,10 +120,31 @@ def cluster_id(settings: Settings) -> str:
 
 def require_topics(settings: Settings, topics: Mapping[str, Topic]) -> None:
     """Raise `SettingError` naming the first missing topic or wrong partition number."""
-    for d in diff(settings, topics):
-        if d.found is None or d.what == "partitions":
-            held = "is missing" if d.found is None else f"has {d.found} partitions, not {d.wanted}"
-            raise SettingError(f"topic {d.topic} {held}: run `pipeline topics apply`")
+    end = time.monotonic() + MISSING_GRACE_S
+    while wrong := [d for d in diff(settings, topics) if d.found is None or d.what == "partitions"]:
+        first = wrong[0]
+        if first.found is not None:
+            raise SettingError(
+                f"topic {first.topic} has {first.found} partitions, not {first.wanted}: "
+                "run `pipeline topics apply`"
+            )
+        if time.monotonic() > end:
+            raise SettingError(f"topic {first.topic} is missing: run `pipeline topics apply`")
+        time.sleep(SETTLE_PAUSE_S)
+
+
+def _wait_until_settled(settings: Settings, topics: Mapping[str, Topic]) -> None:
+    end = time.monotonic() + SETTLE_DEADLINE_S
+    agreeing = 0
+    while agreeing < SETTLE_LOOKS:
+        left = diff(settings, topics)
+        agreeing = 0 if left else agreeing + 1
+        if left and time.monotonic() > end:
+            raise SettingError(
+                f"Kafka took the change of topic {left[0].topic} but doesn't show it after "
+                f"{SETTLE_DEADLINE_S:.0f} s: look at the brokers, then run `pipeline topics diff`"
+            )
+        time.sleep(SETTLE_PAUSE_S)
 
 
 def _admin(settings: Settings) -> AdminClient:

@@ -98,6 +98,9 @@ class Ingest:
                 self._drain = threading.Thread(target=self._process.stderr.read)
                 self._drain.start()
                 return
+        guard.cancel()
+        self._process.stderr.close()
+        self._process.wait()
         raise AssertionError("ingest did not start:\n" + "".join(said))
 
     def client(self) -> httpx.Client:
