@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import typer
 from pipeline.cli import app
 from pipeline.contract.topics import SCHEMAS_DIR, load_topics
 from pipeline.metrics import METRICS
+from pipeline.session.datastream import Datastream, Rules
 from pipeline.session.explain import RULES as METRIC_RULES
 from pipeline.session.fields import AD, CHAPTER, POD, SESSION
 from pipeline.session.flags import FLAGS
@@ -20,12 +22,20 @@ from pipeline.session.machine import AD as AD_TABLE
 from pipeline.session.machine import CHAPTER as CHAPTER_TABLE
 from pipeline.session.machine import PLAYBACK
 from pipeline.settings import defaults, names
+from pipeline.stages.datastreams import OPTIONS, RULE_OPTIONS, Option
 from pipeline.stages.prepare import REASONS
 from pipeline.wire.problems import RULES
 from pipeline.wire.responses import EDGE_ERRORS
 from pipeline.wire.tables import EDGE_DETAILS, EVENTS
 
 DOCS: Final = Path(__file__).parent
+EXAMPLE: Final = DOCS.parent / "examples" / "datastreams.toml"
+TYPE_NAMES: Final[dict[type, str]] = {
+    str: "text",
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+}
 NOTE: Final = "<!-- Drawn from the code by `python -m docs.generate`; change the tables there. -->\n"
 
 
@@ -37,6 +47,34 @@ def settings() -> str:
         "Every setting is an environment variable; a command's own option wins over it.",
         _table(("Variable", "Default", "Meaning"), rows),
     )
+
+
+def datastreams() -> str:
+    """Return the page of a datastream's options, with an example that a test reads."""
+    return _page(
+        "Datastreams",
+        "`PIPELINE_DATASTREAMS_FILE` names a TOML file with one table for each datastream; the table's name "
+        "is the Edge `configId`, and `report_suites` bind Media Collection uploads. At most one may be open "
+        "(without report suites): it takes what no other claims. Without an open one an unknown report suite "
+        "is answered 201 and kept as the dead letter `unknown_datastream`, and an unknown `configId` gets "
+        "the documented problem. Without the file one open datastream takes everything. Ingest and workers read "
+        "the same file at their start.",
+        f"## Example\n\n```toml\n{EXAMPLE.read_text()}```\n\n"
+        f"## Options\n\n{_options(OPTIONS, Datastream()._asdict())}\n"
+        "## Rules\n\nThe switches of how numbers are made, in a table `rules` of the datastream.\n\n"
+        f"{_options(RULE_OPTIONS, Rules()._asdict())}",
+    )
+
+
+def _options(options: Mapping[str, Option], held: Mapping[str, Any]) -> str:
+    rows = []
+    for name, option in options.items():
+        values = ", ".join(f"`{v}`" for v in option.kind) if issubclass(option.kind, StrEnum) else ""
+        kind = values or ("list of text" if option.kind is list else TYPE_NAMES[option.kind])
+        default = held[name]
+        shown = "-" if default in ("", (), None) else f"`{json.dumps(default)}`"
+        rows.append((f"`{name}`", kind, shown, option.doc))
+    return _table(("Key", "Type", "Default", "Meaning"), rows)
 
 
 def metrics() -> str:
@@ -185,6 +223,7 @@ def cli() -> str:
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "settings.md": settings,
+    "datastreams.md": datastreams,
     "metrics.md": metrics,
     "flags.md": flags,
     "errors.md": errors,

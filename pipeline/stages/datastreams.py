@@ -18,31 +18,54 @@ from pipeline.session.datastream import (
 )
 from pipeline.session.pseudonyms import PSEUDONYMISED
 
-_RULE_TYPES: Final[dict[str, type]] = {
-    "marker_rule": MarkerRule,
-    "segment_step_min": int,
-    "stall": bool,
-    "bitrate_unit": BitrateUnit,
-    "ad_break_gap": AdBreakGap,
-    "vid_rule": VidRule,
-    "max_play_rate": float,
-    "seek_slack_ms": int,
-    "gap_cap_ms": int,
-}
-_TYPES: Final[dict[str, type]] = {
-    "organisation": str,
-    "tracking_server": str,
-    "time_zone": str,
-    "strict": bool,
-    "tenant": str,
-    "disabled": bool,
-    "api_key": str,
-    "body_limit_bytes": int,
-    "rate_per_s": int,
-    "refused_bytes_per_hour": int,
-}
 
-_LISTS: Final = ("report_suites", "pseudonymise")
+class Option(NamedTuple):
+    """One key of a datastream's table: its type, where `list` is a list of strings, and its meaning."""
+
+    kind: type
+    doc: str
+
+
+RULE_OPTIONS: Final[dict[str, Option]] = {
+    "marker_rule": Option(
+        MarkerRule, "When a progress marker counts: played through, or the playhead past it."
+    ),
+    "segment_step_min": Option(int, "Length of a content segment, in minutes."),
+    "stall": Option(bool, "Whether `stall` events and the stall metrics count."),
+    "bitrate_unit": Option(BitrateUnit, "The unit of the bitrate that players send."),
+    "ad_break_gap": Option(AdBreakGap, "What play time inside a break but outside any ad is."),
+    "vid_rule": Option(VidRule, "Whether `vid` goes on time-stamped calls that have another visitor id."),
+    "max_play_rate": Option(
+        float, "A playhead step of up to this times the time is playing, more is a seek."
+    ),
+    "seek_slack_ms": Option(int, "What is added to that step, in ms."),
+    "gap_cap_ms": Option(int, "The most play time that one interval may count, in ms; absent: no cap."),
+}
+OPTIONS: Final[dict[str, Option]] = {
+    "report_suites": Option(list, "The report suites that belong to it; without any it is the open one."),
+    "organisation": Option(str, "Organisation id of its Edge uploads; Media Collection uploads name theirs."),
+    "tracking_server": Option(
+        str, "Tracking server of its Edge uploads; Media Collection uploads name theirs."
+    ),
+    "time_zone": Option(str, "IANA zone of its viewing days."),
+    "tenant": Option(str, "XDM tenant without its underscore: cut from custom metadata names for Analytics."),
+    "strict": Option(bool, "Refuse unknown params and members, as the closed schemas would."),
+    "disabled": Option(bool, "Switched off: its uploads are kept as dead letters."),
+    "api_key": Option(str, "What the header `x-api-key` must hold, else 401; SDKs can't send one."),
+    "body_limit_bytes": Option(int, "A body limit under the ingest's own; 0 is none."),
+    "rate_per_s": Option(
+        int,
+        "Most requests a second, beyond it 503; 0 is no limit. Lossy: Android gives up after three tries.",
+    ),
+    "refused_bytes_per_hour": Option(
+        int, "Most bytes of refused bodies kept an hour, beyond it 503; 0 is the ingest's own quota."
+    ),
+    "pseudonymise": Option(
+        list,
+        f"Visitor fields that outputs hold as a keyed hash: {', '.join(sorted(PSEUDONYMISED))}; "
+        "needs `PIPELINE_PSEUDONYM_KEY`.",
+    ),
+}
 
 
 class DatastreamsError(Exception):
@@ -100,13 +123,16 @@ def _datastream(name: str, table: Any) -> Datastream:
     place = f"datastream.{name}"
     if not isinstance(table, dict):
         raise DatastreamsError(f"{place}: must be a table")
-    unknown = set(table) - set(_TYPES) - {*_LISTS, "rules"}
+    unknown = set(table) - {*OPTIONS, "rules"}
     if unknown:
-        known = ", ".join(sorted({*_TYPES, *_LISTS, "rules"}))
+        known = ", ".join(sorted({*OPTIONS, "rules"}))
         raise DatastreamsError(f"{place}.{min(unknown)}: unknown; known are {known}")
-    values = {key: _value(f"{place}.{key}", kind, table[key]) for key, kind in _TYPES.items() if key in table}
-    lists: dict[str, Any] = {key: _strings(f"{place}.{key}", table.get(key, [])) for key in _LISTS}
-    wrong = set(lists["pseudonymise"]) - set(PSEUDONYMISED)
+    values = {
+        key: _value(f"{place}.{key}", option.kind, table[key])
+        for key, option in OPTIONS.items()
+        if key in table
+    }
+    wrong = set(values.get("pseudonymise", ())) - set(PSEUDONYMISED)
     if wrong:
         raise DatastreamsError(
             f"{place}.pseudonymise: {min(wrong)!r} is none of {', '.join(sorted(PSEUDONYMISED))}"
@@ -118,7 +144,7 @@ def _datastream(name: str, table: Any) -> Datastream:
         ZoneInfo(values.get("time_zone", "UTC"))
     except (ZoneInfoNotFoundError, ValueError):
         raise DatastreamsError(f"{place}.time_zone: {values['time_zone']!r} is no IANA zone") from None
-    return Datastream(id=name, rules=_rules(place, table.get("rules", {})), **lists, **values)
+    return Datastream(id=name, rules=_rules(place, table.get("rules", {})), **values)
 
 
 def _strings(place: str, given: Any) -> tuple[str, ...]:
@@ -130,10 +156,10 @@ def _strings(place: str, given: Any) -> tuple[str, ...]:
 def _rules(place: str, table: Any) -> Rules:
     if not isinstance(table, dict):
         raise DatastreamsError(f"{place}.rules: must be a table")
-    unknown = set(table) - set(_RULE_TYPES)
+    unknown = set(table) - set(RULE_OPTIONS)
     if unknown:
-        raise DatastreamsError(f"{place}.rules.{min(unknown)}: unknown; known are {', '.join(_RULE_TYPES)}")
-    return Rules(**{key: _value(f"{place}.rules.{key}", _RULE_TYPES[key], table[key]) for key in table})
+        raise DatastreamsError(f"{place}.rules.{min(unknown)}: unknown; known are {', '.join(RULE_OPTIONS)}")
+    return Rules(**{key: _value(f"{place}.rules.{key}", RULE_OPTIONS[key].kind, table[key]) for key in table})
 
 
 def _value(place: str, kind: type, given: Any) -> Any:
@@ -142,6 +168,8 @@ def _value(place: str, kind: type, given: Any) -> Any:
             return kind(given)
         except ValueError:
             raise DatastreamsError(f"{place}: must be one of {', '.join(kind)}, not {given!r}") from None
+    if kind is list:
+        return _strings(place, given)
     wanted = (int, float) if kind is float else (kind,)
     if not isinstance(given, wanted) or (isinstance(given, bool) and kind is not bool):
         raise DatastreamsError(f"{place}: must be of type {kind.__name__}, not {given!r}")

@@ -9,7 +9,9 @@ import pytest
 
 from docs.generate import PAGES
 from pipeline import metrics, settings
+from pipeline.session.datastream import Datastream, Rules
 from pipeline.session.flags import FLAGS
+from pipeline.stages.datastreams import OPTIONS, RULE_OPTIONS, parse_datastreams
 from pipeline.stages.prepare import REASONS
 from pipeline.wire.problems import RULES
 from pipeline.wire.responses import EDGE_ERRORS
@@ -27,6 +29,7 @@ def test_a_drawn_page_is_what_the_code_gives(page: str) -> None:
     ("page", "names"),
     [
         ("settings.md", list(settings.names())),
+        ("datastreams.md", [f"`{name}`" for name in (*OPTIONS, *RULE_OPTIONS)]),
         ("metrics.md", [metric.name for metric in metrics.METRICS]),
         ("flags.md", list(FLAGS)),
         ("errors.md", [*RULES, *EDGE_ERRORS, *REASONS]),
@@ -55,3 +58,14 @@ def test_the_flags_that_the_code_sets_are_the_documented_ones() -> None:
     )
     unused = [name for name in FLAGS if f'"{name}"' not in sources]
     assert unused == []
+
+
+def test_every_option_of_a_datastream_is_in_its_table() -> None:
+    assert {*OPTIONS} | {"id", "rules"} == {*Datastream._fields}
+    assert {*RULE_OPTIONS} == {*Rules._fields}
+
+
+def test_the_example_of_datastreams_is_one() -> None:
+    text = (ROOT / "examples" / "datastreams.toml").read_text()
+    films, partners = parse_datastreams(text, b"key").datastreams
+    assert (films.id, films.rules.segment_step_min, partners.api_key) == ("films", 5, "change-me")
