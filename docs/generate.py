@@ -57,8 +57,8 @@ def datastreams() -> str:
         "is the Edge `configId`, and `report_suites` bind Media Collection uploads. At most one may be open "
         "(without report suites): it takes what no other claims. Without an open one an unknown report suite "
         "is answered 201 and kept as the dead letter `unknown_datastream`, and an unknown `configId` gets "
-        "the documented problem. Without the file one open datastream takes everything. Ingest and workers read "
-        "the same file at their start.",
+        "the documented problem. Without the file one open datastream takes everything. Ingest and workers "
+        "read the same file at their start.",
         f"## Example\n\n```toml\n{EXAMPLE.read_text()}```\n\n"
         f"## Options\n\n{_options(OPTIONS, Datastream()._asdict())}\n"
         "## Rules\n\nThe switches of how numbers are made, in a table `rules` of the datastream.\n\n"
