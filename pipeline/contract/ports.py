@@ -7,7 +7,7 @@ passes the same suite.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from pipeline.contract.record import Record, StoredRecord
@@ -18,11 +18,25 @@ class Fenced(Exception):
 
 
 class Unavailable(Exception):
-    """The log can't store now (disk, memory, broker): retry later; nothing was stored."""
+    """The log can't store now (disk, memory, broker): retry later.
+
+    `stored` are the places in the call's sequence of the records that are stored all the same.
+    """
+
+    def __init__(self, text: str = "", stored: Collection[int] = ()) -> None:
+        super().__init__(text)
+        self.stored = frozenset(stored)
 
 
 class NeverTaken(Exception):
-    """The log refuses this record for good (too large, invalid): trying again can't help."""
+    """The log refuses records for good (too large, invalid): trying again can't help.
+
+    `refused` are their places in the call's sequence; all others are stored.
+    """
+
+    def __init__(self, text: str, refused: Collection[int]) -> None:
+        super().__init__(text)
+        self.refused = frozenset(refused)
 
 
 class SchemaIds(Protocol):
@@ -41,8 +55,8 @@ class UploadSink(Protocol):
     async def store(self, records: Sequence[Record]) -> None:
         """Return when all records are durable, or raise `Unavailable` or `NeverTaken`.
 
-        The embedded log stores all or none. Kafka may have some of them when it raises: what is stored
-        again has the same upload ids.
+        The embedded log stores all or none. Kafka may have some of them when it raises, also ones that it
+        did not acknowledge in time: what is stored again has the same upload ids.
         """
 
 

@@ -7,7 +7,7 @@ Late acknowledgements and forwarded copies have one upload id: the worker counts
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -47,19 +47,23 @@ class SpooledSink:
 
     async def store(self, records: Sequence[Record]) -> None:
         """Return when all records are durable in one of the two places, or raise `Unavailable`."""
+        left = list(records)
         if self._monotonic() >= self._open_until:
             try:
                 async with asyncio.timeout(self._ack_deadline_s):
                     await self._kafka.store(records)
             except (Unavailable, TimeoutError) as error:
                 self._open_until = self._monotonic() + BREAKER_S
+                stored = error.stored if isinstance(error, Unavailable) else frozenset()
+                left = [record for place, record in enumerate(records) if place not in stored]
                 _log.warning("spooling", reason=repr(error))
             except NeverTaken as error:
+                left = [records[place] for place in sorted(error.refused)]
                 _log.error("refused_by_kafka", reason=str(error))
             else:
                 return
-        await self._spool.store(records)
-        self._meters.count("pipeline_spooled_total", by=len(records))
+        await self._spool.store(left)
+        self._meters.count("pipeline_spooled_total", by=len(left))
 
 
 class Source(Protocol):
@@ -69,8 +73,8 @@ class Source(Protocol):
     def totals(self) -> Totals:
         """What it holds."""
 
-    def oldest(self, limit: int) -> list[Waiting]:
-        """Return the records that have waited longest."""
+    def oldest(self, limit: int, without: Collection[int] = ()) -> list[Waiting]:
+        """Return the records that have waited longest, of all but these partitions."""
 
     def remove(self, numbers: Sequence[int]) -> None:
         """Forget records that Kafka has acknowledged."""
@@ -101,13 +105,22 @@ class Forwarder:
                     await asyncio.sleep(IDLE_S)
 
     async def forward_once(self) -> int:
-        """Forward one batch of each spool; return how many records left, or raise `Unavailable`."""
+        """Forward what waits; return how many records left, or raise `Unavailable` when none could."""
         gone = 0
-        try:
-            for spool in self._spools:
-                gone += await self._forward(spool)
-        finally:
-            self._measure()
+        failure: Unavailable | None = None
+        for spool in self._spools:
+            stuck: set[int] = set()
+            """Partitions that Kafka does not take now: the others go on, each in its order."""
+            while batch := _bounded(await asyncio.to_thread(spool.oldest, FORWARD_RECORDS, stuck)):
+                try:
+                    gone += await self._forward(spool, batch)
+                except Unavailable as error:
+                    failure = error
+                    gone += await self._forwarded(spool, [batch[place] for place in sorted(error.stored)])
+                    stuck |= {w.record.partition for p, w in enumerate(batch) if p not in error.stored}
+                self._measure()
+        if failure is not None and not gone:
+            raise failure
         return gone
 
     @property
@@ -115,31 +128,25 @@ class Forwarder:
         """How many records wait in all spools."""
         return sum(spool.totals.records for spool in self._spools)
 
-    async def _forward(self, spool: Source) -> int:
-        if spool.totals.records == 0:
-            return 0
-        batch = _bounded(await asyncio.to_thread(spool.oldest, FORWARD_RECORDS))
+    async def _forward(self, spool: Source, batch: Sequence[Waiting]) -> int:
+        """Forward a batch; what Kafka never takes is set aside. Return how many records left."""
+        refused: frozenset[int] = frozenset()
         try:
             await self._kafka.store([waiting.record for waiting in batch])
-        except NeverTaken:
-            return await self._forward_singly(spool, batch)
-        await asyncio.to_thread(spool.remove, [waiting.number for waiting in batch])
-        self._meters.count("pipeline_forwarded_total", by=len(batch))
+        except NeverTaken as error:
+            refused = error.refused
+            for place in sorted(refused):
+                await asyncio.to_thread(spool.set_aside, batch[place].number, str(error))
+                self._meters.count("pipeline_set_aside_total")
+                _log.error("set_aside", number=batch[place].number, reason=str(error))
+        await self._forwarded(spool, [w for place, w in enumerate(batch) if place not in refused])
         return len(batch)
 
-    async def _forward_singly(self, spool: Source, batch: Sequence[Waiting]) -> int:
-        """Forward one by one, so that only the records that Kafka never takes are set aside."""
-        for waiting in batch:
-            try:
-                await self._kafka.store([waiting.record])
-            except NeverTaken as refused:
-                await asyncio.to_thread(spool.set_aside, waiting.number, str(refused))
-                self._meters.count("pipeline_set_aside_total")
-                _log.error("set_aside", number=waiting.number, reason=str(refused))
-            else:
-                await asyncio.to_thread(spool.remove, [waiting.number])
-                self._meters.count("pipeline_forwarded_total")
-        return len(batch)
+    async def _forwarded(self, spool: Source, taken: Sequence[Waiting]) -> int:
+        if taken:
+            await asyncio.to_thread(spool.remove, [waiting.number for waiting in taken])
+            self._meters.count("pipeline_forwarded_total", by=len(taken))
+        return len(taken)
 
     def _measure(self) -> None:
         totals = [spool.totals for spool in self._spools]

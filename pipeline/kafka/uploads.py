@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +13,8 @@ from pipeline.contract.record import Record
 from pipeline.kafka.clients import client_config, largest_record_bytes, quiet
 from pipeline.settings import Settings
 
-POLL_S: Final = 0.1
+POLL_S: Final = 0.001
+"""How often the event loop asks for acknowledgements while it waits for some."""
 FLUSH_S: Final = 10.0
 FRESH_S: Final = 5.0
 """How long a failed delivery makes the ingest not ready, when nothing was delivered since."""
@@ -44,7 +44,10 @@ def _fault(error: KafkaError) -> _Fault:
 
 
 class UploadProducer:
-    """Implements `UploadSink` on one idempotent producer, polled by a thread of its own."""
+    """Implements `UploadSink` on one idempotent producer, polled by the event loop.
+
+    Acknowledgements then arrive on the loop's own thread: nothing is handed over between threads.
+    """
 
     def __init__(self, settings: Settings, monotonic: Callable[[], float]) -> None:
         self._config = client_config(
@@ -53,6 +56,7 @@ class UploadProducer:
                 "acks": "all",
                 "enable.idempotence": True,
                 "linger.ms": 1,
+                "compression.type": "lz4",
                 "message.timeout.ms": settings.ingest_ack_deadline_ms,
                 "message.max.bytes": largest_record_bytes(settings),
                 "queue.buffering.max.kbytes": 256 * 1024,
@@ -63,46 +67,44 @@ class UploadProducer:
         self._monotonic = monotonic
         self._producer = Producer(self._config)
         self._failed_at: float | None = None
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="upload-producer", daemon=True)
-        self._thread.start()
+        self._is_closed = False
+        self._polled_by: asyncio.AbstractEventLoop | None = None
 
     async def store(self, records: Sequence[Record]) -> None:
         """Return when all records are acknowledged by all in-sync replicas, or raise `Unavailable`."""
         loop = asyncio.get_running_loop()
         waiting = [self._produced(record, loop) for record in records]
-        errors = [error for error in await asyncio.gather(*waiting) if error is not None]
-        refused = [error for error in errors if error.is_final]
-        if len(errors) > len(refused):
+        faults = {place: fault for place, fault in enumerate(await asyncio.gather(*waiting)) if fault}
+        passing = [fault.text for fault in faults.values() if not fault.is_final]
+        if passing:
             self._failed_at = self._monotonic()
-            raise Unavailable(f"not acknowledged: {errors[0].text}")
+            stored = [place for place in range(len(records)) if place not in faults]
+            raise Unavailable(f"not acknowledged: {passing[0]}", stored)
         self._failed_at = None
-        if refused:
-            raise NeverTaken(refused[0].text)
+        if faults:
+            raise NeverTaken(next(iter(faults.values())).text, [*faults])
 
     def is_ready(self) -> bool:
         """Return whether the last delivery went well (or nothing failed lately); produces nothing."""
-        if self._closing.is_set():
+        if self._is_closed:
             return False
         return self._failed_at is None or self._monotonic() - self._failed_at > FRESH_S
 
     def close(self) -> None:
         """Deliver what waits, then stop."""
-        self._closing.set()
-        self._thread.join()
+        self._is_closed = True
         self._producer.flush(FLUSH_S)
 
     def _produced(self, record: Record, loop: asyncio.AbstractEventLoop) -> asyncio.Future[_Fault | None]:
         future: asyncio.Future[_Fault | None] = loop.create_future()
 
         def settle(error: _Fault | None) -> None:
-            if not future.done():
+            # The loop may be gone when a service that stops gives up on what Kafka never answered.
+            if not future.done() and not loop.is_closed():
                 future.set_result(error)
 
         def delivered(error: Any, _message: Any) -> None:
-            # The loop may be gone when a service that stops gives up on what Kafka never answered.
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(settle, None if error is None else _fault(error))
+            settle(None if error is None else _fault(error))
 
         try:
             self._producer.produce(
@@ -120,8 +122,15 @@ class UploadProducer:
                 self._producer = Producer(self._config)
         except BufferError as error:
             settle(_Fault(str(error), is_final=False))
+        if self._polled_by is not loop:
+            self._poll(loop)
         return future
 
-    def _poll(self) -> None:
-        while not self._closing.is_set():
-            self._producer.poll(POLL_S)
+    def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take acknowledgements until none is awaited."""
+        self._producer.poll(0)
+        if len(self._producer):
+            self._polled_by = loop
+            loop.call_later(POLL_S, self._poll, loop)
+        else:
+            self._polled_by = None

@@ -13,7 +13,7 @@ import fcntl
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -141,13 +141,15 @@ class Spool:
             and not self._is_too_old()
         )
 
-    def oldest(self, limit: int) -> list[Waiting]:
-        """Return the records that have waited longest, in order of arrival."""
+    def oldest(self, limit: int, without: Collection[int] = ()) -> list[Waiting]:
+        """Return the records that have waited longest, in order, of all but these partitions."""
+        marks = ", ".join("?" * len(without))
         rows = (
             self._reading()
             .execute(
-                f"SELECT id, {_COLUMNS} FROM waiting ORDER BY id LIMIT ?",  # noqa: S608 - a constant
-                (limit,),
+                f"SELECT id, {_COLUMNS} FROM waiting "  # noqa: S608 - a constant, and marks
+                f"WHERE partition NOT IN ({marks}) ORDER BY id LIMIT ?",
+                (*without, limit),
             )
             .fetchall()
         )
