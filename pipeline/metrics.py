@@ -6,10 +6,16 @@ closed sets. `docs/metrics.md` is checked against the table by a test.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+SHARED_DIR_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""Read by prometheus_client when it is imported: with it every process writes its numbers there."""
 
 
 class Type(StrEnum):
@@ -54,11 +60,19 @@ METRICS: Final[tuple[Metric, ...]] = (
 
 
 class Meters:
-    """The metrics of one process, by name; `counts` of unknown names raise KeyError."""
+    """The metrics of one process, by name; unknown names raise KeyError.
 
-    def __init__(self) -> None:
+    With `shared_dir`, which the environment must name too, `text` is the sum over all processes.
+    """
+
+    def __init__(self, shared_dir: str = "") -> None:
         self.registry = CollectorRegistry()
-        makers = {Type.COUNTER: Counter, Type.GAUGE: Gauge, Type.HISTOGRAM: Histogram}
+        self._shared_dir = shared_dir
+        makers: dict[Type, Callable[..., Counter | Gauge | Histogram]] = {
+            Type.COUNTER: Counter,
+            Type.GAUGE: partial(Gauge, multiprocess_mode="livesum"),
+            Type.HISTOGRAM: Histogram,
+        }
         self._meters: dict[str, Counter | Gauge | Histogram] = {
             row.name: makers[row.type](row.name, row.doc, row.labels, registry=self.registry)
             for row in METRICS
@@ -84,4 +98,13 @@ class Meters:
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+        if not self._shared_dir:
+            return generate_latest(self.registry)
+        everyone = CollectorRegistry()
+        MultiProcessCollector(everyone, self._shared_dir)  # type: ignore[no-untyped-call]  # theirs
+        return generate_latest(everyone)
+
+
+def forget_process(shared_dir: str, process_id: int) -> None:
+    """Take the gauges of a process that ended out of the sum; what it counted stays."""
+    mark_process_dead(process_id, shared_dir)  # type: ignore[no-untyped-call]  # theirs

@@ -80,6 +80,16 @@ class Settings:
         "With an older upload in the spool answers are 503; must be under the retention of media.uploads.",
         at_least=60,
     )
+    ingest_processes: int = _setting(
+        1,
+        "Processes that share the port of `pipeline ingest`; rates, quotas and spool limits hold for each.",
+        at_least=1,
+        at_most=64,
+    )
+    ingest_listener_fd: int = _setting(
+        -1, "The socket that such a process inherits; set by the program itself.", at_least=-1, at_most=65_535
+    )
+    metrics_dir: str = _setting("", "Where such processes share their metrics; set by the program itself.")
     ingest_drain_s: int = _setting(
         10, "How long a stopping ingest waits for requests that it has begun.", at_least=0, at_most=600
     )
@@ -145,6 +155,12 @@ def names() -> dict[str, str]:
 def defaults() -> dict[str, str]:
     """Return every environment variable with its setting's default, as text."""
     return {PREFIX + f.name.upper(): str(f.default) for f in dataclasses.fields(Settings)}
+
+
+def child_environ(settings: Settings, **other: Any) -> dict[str, str]:
+    """Return the environment of a process of ours that has these settings, but for the other values."""
+    values = dataclasses.asdict(settings) | other
+    return {**os.environ, **{PREFIX + name.upper(): str(value) for name, value in values.items()}}
 
 
 def load(environ: Mapping[str, str] | None = None, **options: Any) -> Settings:

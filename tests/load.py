@@ -1,16 +1,22 @@
-"""Devices under load: each uploads sessions, every one again until it is acknowledged."""
+"""Devices under load: each uploads sessions and follows its SDK's rules until they are acknowledged."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import Counter
+from itertools import cycle
 from typing import Protocol
 
 import httpx
 
+from pipeline.device.sender import Fate, Platform, send
+from pipeline.session.model import Visitor
 from pipeline.wire.encode import to_media_collection
 from tests.stories import story
+
+RETRY_S = 0.02
+"""What an SDK's 60 s between tries are here."""
 
 
 class Target(Protocol):
@@ -20,20 +26,28 @@ class Target(Protocol):
         """Return a client of it."""
 
 
-class Senders:
-    """Threads that upload sessions until stopped; `acknowledged` are the session ids answered with 201.
+class _Stopped(Exception):
+    """The test is over: the device keeps what it has."""
 
+
+class Senders:
+    """Threads that upload sessions until stopped, as devices of these platforms in turn.
+
+    `acknowledged` are the session ids answered with 201, `deleted` counts the sessions that an SDK gave up,
     `statuses` counts every answer, `slowest_s` is the longest that one took.
     """
 
-    def __init__(self, threads: int = 3, pause_s: float = 0.0) -> None:
+    def __init__(
+        self, threads: int = 3, pause_s: float = 0.0, platforms: tuple[Platform, ...] = tuple(Platform)
+    ) -> None:
         self.acknowledged: set[str] = set()
+        self.deleted = 0
         self.statuses: Counter[int] = Counter()
         self.slowest_s = 0.0
         self._target: Target | None = None
         self._stop = threading.Event()
         self._pause_s = pause_s
-        self._next = 0
+        self._devices = enumerate(cycle(platforms))
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._send) for _ in range(threads)]
         for thread in self._threads:
@@ -49,33 +63,36 @@ class Senders:
         for thread in self._threads:
             thread.join()
 
-    def _send(self) -> None:
-        number: int | None = None
-        while not self._stop.is_set():
-            if number is None:
-                with self._lock:
-                    self._next += 1
-                    number = self._next
-            target = self._target
-            if target is None or not self._upload(target, number):
-                time.sleep(0.02)
-                continue
-            number = None
-            time.sleep(self._pause_s)
-
-    def _upload(self, target: Target, number: int) -> bool:
-        body = to_media_collection(story("0 start, 0 play, 10 ping, 20 complete", name=f"film-{number}"))
+    def post(self, url: str, *, content: bytes, headers: dict[str, str], timeout: float) -> httpx.Response:
+        """Post to the present target, as a device's network."""
+        target = self._target
+        if target is None:
+            raise httpx.ConnectError("no network")
         started = time.monotonic()
-        try:
-            with target.client() as client:
-                answer = client.post(
-                    "/api/v1/downloaded", content=body, headers={"content-type": "application/json"}
-                )
-        except httpx.TransportError:
-            return False
+        with target.client() as client:
+            answer = client.post(url, content=content, headers=headers, timeout=timeout)
         self.slowest_s = max(self.slowest_s, time.monotonic() - started)
         self.statuses[answer.status_code] += 1
-        if answer.status_code != 201:
-            return False
-        self.acknowledged.add(answer.headers["location"].rsplit("/", 1)[1])
-        return True
+        return answer
+
+    def _send(self) -> None:
+        while not self._stop.is_set():
+            with self._lock:
+                number, platform = next(self._devices)
+            viewer = f"{number:038d}"
+            session = story("0 start, 0 play, 10 ping, 20 complete", name=f"film-{number}")
+            body = to_media_collection(session._replace(visitor=Visitor(ecid=viewer, key_value=viewer)))
+            try:
+                sent = send(self, "/api/v1/downloaded", body, platform, most_tries=100_000, wait=self._wait)
+            except _Stopped:
+                return
+            if sent.fate is Fate.DELIVERED and sent.last is not None:
+                self.acknowledged.add(sent.last.headers["location"].rsplit("/", 1)[1])
+            elif sent.fate is Fate.DELETED:
+                self.deleted += 1
+            time.sleep(self._pause_s)
+
+    def _wait(self, _seconds: float) -> None:
+        if self._stop.is_set():
+            raise _Stopped
+        time.sleep(RETRY_S)

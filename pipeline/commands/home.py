@@ -85,7 +85,7 @@ def make_data_dir(settings: Settings) -> None:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         probe = settings.data_dir / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # several processes may look at the same time
     except OSError as error:
         raise SettingError(
             f"PIPELINE_DATA_DIR (--data-dir): can't use {settings.data_dir}: {error}"

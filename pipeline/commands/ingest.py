@@ -17,6 +17,7 @@ from pipeline.commands.run import client_ip_of, limits_of, load_directory
 from pipeline.contract.ports import Unavailable
 from pipeline.contract.topics import load_topics
 from pipeline.ingest.app import Door, make_app
+from pipeline.ingest.processes import serve_by_processes
 from pipeline.ingest.server import bind, serve, tune_gc
 from pipeline.ingest.spooling import Forwarder, SpooledSink
 from pipeline.kafka import admin
@@ -49,7 +50,9 @@ def ingest(settings: Settings) -> int:
     codec.prepare(UPLOADS)
     directory = load_directory(settings)
     listener = bind(settings)
-    meters = Meters()
+    if settings.ingest_processes > 1:
+        return serve_by_processes(settings, listener)
+    meters = Meters(settings.metrics_dir)
     with _opened_spools(settings) as (own, adopted):
         producer = UploadProducer(settings, time.monotonic)
         sink = SpooledSink(producer, own, meters, settings.ingest_ack_deadline_ms / 1000, time.monotonic)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import httpx
 
@@ -16,6 +16,13 @@ TIMEOUT_S: Final = 5.0
 RETRY_S: Final = 60.0
 ANDROID_TRIES: Final = 3
 _KEPT_BY_IOS: Final = frozenset({408, 503, 504})
+
+
+class Network(Protocol):
+    """What a device posts through; an `httpx.Client` is one."""
+
+    def post(self, url: str, *, content: bytes, headers: dict[str, str], timeout: float) -> httpx.Response:
+        """Return the answer, or raise `httpx.TransportError`."""
 
 
 class Platform(StrEnum):
@@ -42,7 +49,7 @@ class Sent(NamedTuple):
 
 
 def send(
-    client: httpx.Client,
+    network: Network,
     path: str,
     body: bytes,
     platform: Platform = Platform.ANDROID,
@@ -56,7 +63,7 @@ def send(
     response: httpx.Response | None = None
     for _ in range(most_tries):
         try:
-            response = client.post(
+            response = network.post(
                 path, content=body, headers={"content-type": "application/json"}, timeout=TIMEOUT_S
             )
         except httpx.TransportError:

@@ -153,7 +153,10 @@ def _admin(settings: Settings) -> AdminClient:
 
 def _config_differences(admin: AdminClient, topic: Topic, settings: Settings) -> list[Difference]:
     resource = ConfigResource(ResourceType.TOPIC, settings.kafka_topic_prefix + topic.name)
-    entries = admin.describe_configs([resource])[resource].result(REACH_DEADLINE_S)
+    try:
+        entries = admin.describe_configs([resource])[resource].result(REACH_DEADLINE_S)
+    except (KafkaException, TimeoutError) as error:
+        raise unreachable(settings, error) from None
     found = []
     for name, wanted in wanted_config(topic, settings).items():
         held = str(entries[name].value)

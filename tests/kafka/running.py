@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import signal
@@ -15,30 +14,13 @@ from typing import Any
 
 import httpx
 
-from pipeline.settings import PREFIX, Settings
+from pipeline.settings import Settings, child_environ
 from tests.commands.serving import PIPELINE, ROOT
 
 
 def environ(settings: Settings) -> dict[str, str]:
     """Return the environment that gives a process these settings."""
-    named = {
-        f"{PREFIX}{name.upper()}": str(getattr(settings, name))
-        for name in (
-            "kafka_bootstrap",
-            "kafka_topic_prefix",
-            "kafka_replication_factor",
-            "kafka_min_insync_replicas",
-            "worker_group",
-            "data_dir",
-            "registry_url",
-        )
-    }
-    return {
-        **os.environ,
-        **named,
-        "PIPELINE_WORKER_PORT": "0",
-        "PIPELINE_WORKER_SESSION_TIMEOUT_S": "6",
-    }
+    return child_environ(settings, worker_port=0, worker_session_timeout_s=6)
 
 
 def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -48,11 +30,16 @@ def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[
     )
 
 
-def rows(settings: Settings, topic: str) -> list[dict[str, Any]]:
-    """Return the decoded values of a topic."""
+def records(settings: Settings, topic: str) -> list[dict[str, Any]]:
+    """Return the records of a topic as `pipeline records --json` shows them."""
     done = command(settings, "records", topic, "--json")
     assert done.returncode == 0, done.stderr.decode()
-    return [json.loads(line)["value"] for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def rows(settings: Settings, topic: str) -> list[dict[str, Any]]:
+    """Return the decoded values of a topic."""
+    return [record["value"] for record in records(settings, topic)]
 
 
 def settled(settings: Settings, deadline_s: float = 40) -> dict[str, Any]:
@@ -102,6 +89,10 @@ class Ingest:
         self._process.stderr.close()
         self._process.wait()
         raise AssertionError("ingest did not start:\n" + "".join(said))
+
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self._base, trust_env=False, timeout=10)

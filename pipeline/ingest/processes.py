@@ -1,0 +1,74 @@
+"""Several ingest processes on one port: the parent listens, watches its children and starts them again."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
+from pipeline.metrics import SHARED_DIR_VARIABLE, forget_process
+from pipeline.settings import Settings, child_environ
+
+_log = structlog.get_logger("pipeline.ingest")
+
+METRICS: Final = "metrics"
+BAD_SETTING: Final = 2
+LOOK_S: Final = 0.2
+AGAIN_S: Final = 1.0
+STOP_MARGIN_S: Final = 20.0
+COMMAND: Final = (sys.executable, "-c", "from pipeline.cli import main; main()", "ingest")
+
+
+def serve_by_processes(settings: Settings, listener: socket.socket) -> int:
+    """Run `ingest_processes` children on this socket until SIGINT or SIGTERM; return the exit code."""
+    shared = settings.data_dir / METRICS
+    shutil.rmtree(shared, ignore_errors=True)
+    shared.mkdir(parents=True)
+    environ = child_environ(
+        settings, ingest_processes=1, ingest_listener_fd=listener.fileno(), metrics_dir=str(shared)
+    ) | {SHARED_DIR_VARIABLE: str(shared)}
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    children = [_started(environ, listener) for _ in range(settings.ingest_processes)]
+    failed = False
+    while not stopping.wait(LOOK_S) and not failed:
+        for place, child in enumerate(children):
+            code = child.poll()
+            if code is None:
+                continue
+            forget_process(str(shared), child.pid)
+            _log.error("process_ended", process=child.pid, exit_code=code)
+            failed = code == BAD_SETTING
+            if failed or stopping.wait(AGAIN_S):
+                break
+            children[place] = _started(environ, listener)
+    codes = _stopped(children, settings.ingest_drain_s + STOP_MARGIN_S)
+    return BAD_SETTING if failed else max(codes)
+
+
+def _started(environ: Mapping[str, str], listener: socket.socket) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(COMMAND, env=environ, pass_fds=[listener.fileno()])  # noqa: S603 - ours
+
+
+def _stopped(children: list[subprocess.Popen[bytes]], patience_s: float) -> list[int]:
+    """Stop all children; return their exit codes, or the signal that ended them."""
+    for child in children:
+        child.terminate()
+    codes = []
+    for child in children:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(patience_s)
+        child.kill()
+        code = child.wait()
+        # One that had not begun to serve dies of the signal itself.
+        codes.append(0 if code == -signal.SIGTERM else abs(code))
+    return codes

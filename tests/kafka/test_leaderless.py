@@ -1,0 +1,49 @@
+"""One partition without leader costs no upload, on librdkafka's mock cluster."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.commands.ingest import RAN_BEFORE
+from pipeline.contract.topics import load_topics
+from pipeline.settings import load
+from pipeline.topology import UPLOADS
+from tests.kafka.mock import NO_LEADER, MockCluster
+from tests.kafka.running import Ingest, records
+from tests.load import Senders
+
+BROKER = 1
+SDK_PATIENCE_S = 5.0
+
+pytestmark = pytest.mark.slow
+
+
+def test_one_partition_without_leader_costs_no_upload(tmp_path: Path) -> None:
+    partitions = load_topics()[UPLOADS].partitions
+    with MockCluster(UPLOADS, partitions) as cluster:
+        # Before the ingest starts: the mock cluster itself dies of a request for a partition without leader.
+        cluster.set_leader(3, NO_LEADER)
+        settings = load({}, kafka_bootstrap=cluster.bootstrap, data_dir=tmp_path)
+        # The mock cluster describes no topics; an ingest that ran before starts all the same.
+        (tmp_path / RAN_BEFORE).write_text(f"{cluster.bootstrap} ")
+        with Ingest(settings) as ingest:
+            senders = Senders(pause_s=0.02)
+            try:
+                senders.to(ingest)
+                time.sleep(6)
+                spooled = ingest.metric("pipeline_spooled_total")
+                cluster.set_leader(3, BROKER)
+                time.sleep(1)
+            finally:
+                senders.stop()
+            assert spooled > 0, "no upload met the partition without leader"
+            ingest.await_forwarded()
+            assert set(senders.statuses) == {201}
+            assert senders.deleted == 0
+            assert senders.slowest_s < SDK_PATIENCE_S
+            stored = [(row["partition"], row["value"]["session_id"]) for row in records(settings, UPLOADS)]
+            assert senders.acknowledged <= {session_id for _, session_id in stored}, "lost"
+            assert 3 in {partition for partition, _ in stored}
