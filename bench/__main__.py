@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark, as ratios of one run; `python -m bench core|kafka` runs one."""
+"""`make bench`: every benchmark, as ratios of one run; `python -m bench core|ingest|kafka` runs one."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from deploy.servers import why_not
 
 def main() -> None:
     """Run what was asked for, else everything that this machine can run."""
-    wanted = sys.argv[1:] or ["core", "kafka"]
+    wanted = sys.argv[1:] or ["core", "ingest", "kafka"]
     if "core" in wanted:
         from bench.core import main as core
 
         core()
+    reason = why_not()
+    if reason:
+        print(f"not run on Apache Kafka: {reason}")
+        return
+    if "ingest" in wanted:
+        from bench.ingest import main as ingest
+
+        ingest()
     if "kafka" in wanted:
-        reason = why_not()
-        if reason:
-            print(f"not run on Apache Kafka: {reason}")
-            return
         from bench.kafka import main as kafka
 
         kafka()

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import faust
 import pytest
+from aiokafka import codec
 from faust.transport.consumer import Consumer
 from faust.transport.drivers import aiokafka as driver
 
@@ -62,3 +63,10 @@ def test_credentials_follow_the_security_protocol() -> None:
         "SASL_PLAINTEXT",
     )
     assert str(credentials(load({}, kafka_security_protocol="SSL")).protocol.value) == "SSL"
+
+
+def test_the_consumer_reads_every_compression_that_producers_use() -> None:
+    assert codec.has_lz4()
+    assert codec.has_zstd()
+    assert codec.has_snappy()
+    assert codec.has_gzip()
