@@ -260,7 +260,8 @@ class KafkaCluster:
 
     def __init__(self, nodes: int = 3) -> None:
         controller_ports = [free_port() for _ in range(nodes)]
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # Kafka takes an id that begins with "-" for an option; a first byte of 0 makes it begin with "A".
+        cluster_id = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         self.nodes = [Kafka(member=Member(i + 1, cluster_id, controller_ports)) for i in range(nodes)]
         self.bootstrap = ",".join(node.bootstrap for node in self.nodes)
 
