@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import ctypes
 import os
+import random
 import shutil
 import signal
 import socket
@@ -28,10 +29,13 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 KAFKA_LIB: Final = ROOT / ".kafka" / "lib"
 REGISTRY_DIR: Final = ROOT / ".apicurio"
 COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.11.0:copy-dependencies"
-START_DEADLINE_S: Final = 60.0
+START_DEADLINE_S: Final = 120.0
 STOP_DEADLINE_S: Final = 20.0
 LOG_TAIL: Final = 4_000
 PR_SET_PDEATHSIG: Final = 1
+OWN_PORTS: Final = (15_000, 32_000)
+_chance: Final = random.SystemRandom()
+_given: Final[set[int]] = set()
 REGISTRY_JAVA: Final = 21
 """Apicurio Registry 3.3 needs at least this Java; Kafka 4 needs 17."""
 
@@ -74,10 +78,26 @@ def _die_with_parent() -> None:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on at this moment."""
+    """Return a port that nothing listens on, and that this process has not been given before.
+
+    It lies below those that systems give to outgoing connections. Else a client that tries to reach a
+    server that is down could be given the server's own port, and the server could not come back.
+    """
+    while True:
+        port = _chance.randrange(*OWN_PORTS)
+        if port in _given or not _can_listen(port):
+            continue
+        _given.add(port)
+        return port
+
+
+def _can_listen(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 class _Server:
@@ -175,6 +195,11 @@ class Member(NamedTuple):
     controller_ports: Sequence[int]
 
 
+def new_cluster_id() -> str:
+    """Return a random cluster id that does not begin with "-", which Kafka would take for an option."""
+    return base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
+
+
 class Kafka(_Server):
     """Apache Kafka, one KRaft node on ports of its own, alone or as the member of a cluster."""
 
@@ -194,23 +219,21 @@ class Kafka(_Server):
         properties = self.directory / "server.properties"
         if not properties.exists():
             properties.write_text(self._properties())
-            if self._member is None:
-                self._tool("format", "--standalone", "-t", self._tool("random-uuid"), "-c", str(properties))
-            else:
-                self._tool("format", "-t", self._member.cluster_id, "-c", str(properties))
+            alone = ("--standalone",) if self._member is None else ()
+            cluster_id = new_cluster_id() if self._member is None else self._member.cluster_id
+            self._tool("format", *alone, "-t", cluster_id, "-c", str(properties))
         super().launch()
 
-    def _tool(self, *arguments: str) -> str:
+    def _tool(self, *arguments: str) -> None:
         done = subprocess.run(
             [self._java, "-cp", f"{KAFKA_LIB}/*", "kafka.tools.StorageTool", *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=START_DEADLINE_S,
             check=False,
         )
         if done.returncode:
             raise ServerFailed(f"kafka storage {arguments[0]} failed:\n{done.stdout}{done.stderr}")
-        return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
 
     def _command(self) -> Sequence[str]:
         memory = ("-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
@@ -260,8 +283,7 @@ class KafkaCluster:
 
     def __init__(self, nodes: int = 3) -> None:
         controller_ports = [free_port() for _ in range(nodes)]
-        # Kafka takes an id that begins with "-" for an option; a first byte of 0 makes it begin with "A".
-        cluster_id = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
+        cluster_id = new_cluster_id()
         self.nodes = [Kafka(member=Member(i + 1, cluster_id, controller_ports)) for i in range(nodes)]
         self.bootstrap = ",".join(node.bootstrap for node in self.nodes)
 
@@ -351,8 +373,13 @@ def main() -> int:
     if kind not in {"kafka", "registry"}:
         print("usage: python -m deploy.servers kafka|registry")
         return 2
+    port = 9092 if kind == "kafka" else 8081
+    if not _can_listen(port):
+        print(f"port {port} is in use: stop what listens there, perhaps another `make {kind}`")
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Kafka(9092) if kind == "kafka" else Registry(8081) as server:
+        with Kafka(port) if kind == "kafka" else Registry(port) as server:
             where = server.bootstrap if isinstance(server, Kafka) else server.url
             print(f"{kind} is at {where}; Ctrl-C stops it and forgets its data", flush=True)
             signal.pause()

@@ -182,6 +182,8 @@ def load(environ: Mapping[str, str] | None = None, **options: Any) -> Settings:
 
 def _parsed(variable: str, row: dataclasses.Field[Any], given: Any) -> Any:
     if isinstance(row.default, Path):
+        if not str(given):
+            raise SettingError(f"{variable} must not be empty")
         return Path(given)
     if isinstance(row.default, bool):
         return _parsed_bool(variable, given)

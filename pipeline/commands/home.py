@@ -57,7 +57,7 @@ def opened_home(settings: Settings) -> Iterator[Home]:
             f"PIPELINE_DATA_DIR (--data-dir): no log in {settings.data_dir}: {error}"
         ) from None
     with contextlib.closing(reader):
-        yield Home(reader, Codec(FileRegistry(settings.data_dir / "registry.json")))
+        yield Home(reader, Codec(file_registry(settings)))
 
 
 def require_kafka(settings: Settings) -> None:
@@ -75,8 +75,18 @@ def kafka_codec(settings: Settings) -> Codec:
     if settings.registry_url:
         ids = HttpRegistry(settings.registry_url, settings.data_dir / "registry-cache.json")
     else:
-        ids = FileRegistry(settings.data_dir / "registry.json")
+        ids = file_registry(settings)
     return Codec(ids, settings.kafka_topic_prefix)
+
+
+def file_registry(settings: Settings) -> FileRegistry:
+    """Return the registry file of the data directory, or raise `SettingError` when it can't be read."""
+    try:
+        return FileRegistry(settings.data_dir / "registry.json")
+    except OSError as error:
+        raise SettingError(
+            f"PIPELINE_DATA_DIR (--data-dir): can't use {settings.data_dir}: {error}"
+        ) from None
 
 
 def make_data_dir(settings: Settings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
 from rich.console import Console
@@ -26,6 +26,9 @@ class Sink(Protocol):
     def write(self, text: str, /) -> object:
         """Take one piece of text."""
 
+    def flush(self) -> object:
+        """Hand on what was taken."""
+
 
 def records(settings: Settings, topic: str, *, as_json: bool, follow: bool, out: Sink = sys.stdout) -> int:
     """Print every record of the topic (and, with `follow`, those that come); return the exit code."""
@@ -34,9 +37,11 @@ def records(settings: Settings, topic: str, *, as_json: bool, follow: bool, out:
     with opened_home(settings) as home:
         positions: dict[int, int] = {}
         rows = _following(home, topic, positions) if follow else read_all(home, topic, positions)
-        if as_json:
+        if follow or as_json:
             for stored in rows:
-                out.write(line(shown(stored, home.codec)) + "\n")
+                out.write((line if as_json else _text)(shown(stored, home.codec)) + "\n")
+                if follow:
+                    out.flush()
         else:
             _print_table(topic, rows, home.codec)
     return 0
@@ -74,6 +79,12 @@ def _following(home: Home, topic: str, positions: dict[int, int]) -> Iterator[St
             home.reader.refresh()
     except KeyboardInterrupt:
         return
+
+
+def _text(as_shown: Mapping[str, object]) -> str:
+    """Return a record as it is followed on a terminal."""
+    place = f"{as_shown['partition']}:{as_shown['offset']}"
+    return f"{place} {as_shown['key']} {line(as_shown['value'])}"
 
 
 def _print_table(topic: str, rows: Iterator[StoredRecord], codec: Codec) -> None:

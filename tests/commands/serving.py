@@ -32,7 +32,7 @@ def run(
         capture_output=True,
         cwd=ROOT,
         env={**os.environ, **(environ or {})},
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -58,7 +58,7 @@ class Served:
         )
         assert self.process.stderr is not None
         lines: list[str] = []
-        guard = threading.Timer(20, self.process.kill)
+        guard = threading.Timer(60, self.process.kill)
         guard.start()
         for line in self.process.stderr:
             lines.append(line)
@@ -67,6 +67,7 @@ class Served:
                 self.base = f"http://127.0.0.1:{found[1]}"
                 guard.cancel()
                 return
+        guard.cancel()
         raise AssertionError("pipeline run did not start:\n" + "".join(lines))
 
     def client(self) -> httpx.Client:
@@ -76,8 +77,8 @@ class Served:
         self.process.kill()
         self._wait()
 
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
         return self._wait()
 
     def _wait(self) -> int:
