@@ -221,8 +221,11 @@ class Kafka(_Server):
             properties.write_text(self._properties())
             alone = ("--standalone",) if self._member is None else ()
             cluster_id = new_cluster_id() if self._member is None else self._member.cluster_id
-            self._tool("format", *alone, "-t", cluster_id, "-c", str(properties))
+            self._tool("format", *alone, "-t", cluster_id, "-c", str(properties), *self._format_options())
         super().launch()
+
+    def _format_options(self) -> Sequence[str]:
+        return ()
 
     def _tool(self, *arguments: str) -> None:
         done = subprocess.run(

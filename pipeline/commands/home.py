@@ -72,11 +72,19 @@ def kafka_codec(settings: Settings) -> Codec:
     """Return the codec of a Kafka deployment: ids from the registry, or from the registry file."""
     ids: SchemaIds
     make_data_dir(settings)
-    if settings.registry_url:
-        ids = HttpRegistry(settings.registry_url, settings.data_dir / "registry-cache.json")
-    else:
-        ids = file_registry(settings)
+    ids = http_registry(settings) if settings.registry_url else file_registry(settings)
     return Codec(ids, settings.kafka_topic_prefix)
+
+
+def http_registry(settings: Settings) -> HttpRegistry:
+    """Return the client of the registry, with its cache in the data directory."""
+    login = (settings.registry_username, settings.registry_password)
+    return HttpRegistry(
+        settings.registry_url,
+        settings.data_dir / "registry-cache.json",
+        login=login if settings.registry_username else None,
+        ca_file=settings.registry_ca_file,
+    )
 
 
 def file_registry(settings: Settings) -> FileRegistry:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.home import make_data_dir, require_kafka
+from pipeline.commands.home import http_registry, make_data_dir, require_kafka
 from pipeline.contract.codec import schema_text, subject_of
 from pipeline.contract.topics import load_schema, load_topics
 from pipeline.kafka import admin
@@ -16,16 +18,16 @@ from pipeline.settings import Settings
 def topics(settings: Settings, action: str) -> int:
     """Apply or show the differences; return 0, or 1 when `diff` found any."""
     require_kafka(settings)
+    make_data_dir(settings)
     wanted = load_topics()
+    registry = http_registry(settings) if settings.registry_url else None
     if action == "diff":
-        found = admin.diff(settings, wanted)
+        found = [*admin.diff(settings, wanted), *_unregistered(settings, registry, wanted)]
         Console().print(_table(found) if found else "The broker agrees with topics.toml.")
         return 1 if found else 0
     changed = admin.apply(settings, wanted)
     Console().print(_table(changed) if changed else "The broker agrees with topics.toml.")
-    if settings.registry_url:
-        make_data_dir(settings)
-        registry = HttpRegistry(settings.registry_url, settings.data_dir / "registry-cache.json")
+    if registry is not None:
         for name in wanted:
             subject = settings.kafka_topic_prefix + subject_of(name)
             registry.register(subject, schema_text(load_schema(name)))
@@ -34,7 +36,16 @@ def topics(settings: Settings, action: str) -> int:
     return 0
 
 
-def _table(differences: tuple[admin.Difference, ...]) -> Table:
+def _unregistered(
+    settings: Settings, registry: HttpRegistry | None, topics: Iterable[str]
+) -> Iterator[admin.Difference]:
+    for name in topics if registry is not None else ():
+        subject = settings.kafka_topic_prefix + subject_of(name)
+        if registry is not None and not registry.is_registered(subject, schema_text(load_schema(name))):
+            yield admin.Difference(name, "schema", load_topics()[name].schema_file, "not registered")
+
+
+def _table(differences: Sequence[admin.Difference]) -> Table:
     table = Table(title="Differences", title_justify="left")
     for column in ("topic", "what", "wanted", "found"):
         table.add_column(column, overflow="fold")

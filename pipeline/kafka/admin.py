@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
+    ClusterMetadata,
     ConfigEntry,
     ConfigResource,
     NewTopic,
@@ -17,11 +18,13 @@ from confluent_kafka.admin import (
 )
 
 from pipeline.contract.topics import Topic
-from pipeline.kafka.clients import REACH_DEADLINE_S, client_config, quiet, unreachable
+from pipeline.kafka.clients import REACH_DEADLINE_S, Heard, made, unreachable
 from pipeline.settings import SettingError, Settings
 
 FOR_EVER: Final = "-1"
-SETTLE_DEADLINE_S: Final = 15.0
+CHANGE_DEADLINE_S: Final = 30.0
+"""How long the brokers may take to make or change all topics."""
+SETTLE_DEADLINE_S: Final = 30.0
 """How long a change may take to be seen: the controller answers before every broker knows it."""
 SETTLE_LOOKS: Final = 3
 """So many looks in a row must agree; each is a new client, which may ask another broker."""
@@ -52,11 +55,8 @@ def wanted_config(topic: Topic, settings: Settings) -> dict[str, str]:
 
 def diff(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, ...]:
     """Return every difference, or raise `SettingError` when the broker can't be reached."""
-    admin = _admin(settings)
-    try:
-        held = admin.list_topics(timeout=REACH_DEADLINE_S).topics
-    except KafkaException as error:
-        raise unreachable(settings, error) from None
+    admin, metadata = _reached(settings)
+    held = metadata.topics
     found: list[Difference] = []
     for name, topic in topics.items():
         on_broker = settings.kafka_topic_prefix + name
@@ -80,6 +80,7 @@ def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, 
             "The dedupe index lives by partition, so the number can't change: make new topics and migrate, "
             "or restore topics.toml"
         )
+    _require_possible(settings)
     admin = _admin(settings)
     missing = [d.topic for d in differences if d.found is None]
     new = [
@@ -94,7 +95,7 @@ def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, 
     changed = {d.topic: topics[d.topic] for d in differences if d.found is not None}
     try:
         for future in admin.create_topics(new).values() if new else ():
-            future.result(REACH_DEADLINE_S)
+            future.result(CHANGE_DEADLINE_S)
         for future in (
             admin.incremental_alter_configs(
                 [_resource(topic, settings) for topic in changed.values()]
@@ -102,9 +103,11 @@ def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, 
             if changed
             else ()
         ):
-            future.result(REACH_DEADLINE_S)
+            future.result(CHANGE_DEADLINE_S)
     except KafkaException as error:
-        raise SettingError(f"Kafka refused the topics: {error}") from None
+        raise _refused(settings, error.args[0]) from None
+    except TimeoutError:
+        raise unreachable(settings, f"no answer about the topics in {CHANGE_DEADLINE_S:.0f} s") from None
     if differences:
         _wait_until_settled(settings, topics)
     return differences
@@ -112,10 +115,7 @@ def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, 
 
 def cluster_id(settings: Settings) -> str:
     """Return the id of the cluster, or raise `SettingError` when it can't be reached."""
-    try:
-        return str(_admin(settings).list_topics(timeout=REACH_DEADLINE_S).cluster_id)
-    except KafkaException as error:
-        raise unreachable(settings, error) from None
+    return str(_reached(settings)[1].cluster_id)
 
 
 def require_topics(settings: Settings, topics: Mapping[str, Topic]) -> None:
@@ -147,14 +147,51 @@ def _wait_until_settled(settings: Settings, topics: Mapping[str, Topic]) -> None
         time.sleep(SETTLE_PAUSE_S)
 
 
-def _admin(settings: Settings) -> AdminClient:
-    return AdminClient(client_config(settings, error_cb=quiet))
+def require_client(settings: Settings) -> None:
+    """Raise `SettingError` when no client can be made with these settings, whatever the brokers do."""
+    _admin(settings)
+
+
+def _require_possible(settings: Settings) -> None:
+    if settings.kafka_min_insync_replicas > settings.kafka_replication_factor:
+        raise SettingError(
+            f"PIPELINE_KAFKA_MIN_INSYNC_REPLICAS is {settings.kafka_min_insync_replicas}, more than "
+            f"PIPELINE_KAFKA_REPLICATION_FACTOR, {settings.kafka_replication_factor}: nothing would be taken"
+        )
+
+
+def _refused(settings: Settings, error: KafkaError) -> SettingError:
+    names = {
+        KafkaError.INVALID_REPLICATION_FACTOR: (
+            f"PIPELINE_KAFKA_REPLICATION_FACTOR is {settings.kafka_replication_factor}, "
+            "more than there are brokers: "
+        ),
+        KafkaError.TOPIC_AUTHORIZATION_FAILED: "PIPELINE_KAFKA_SASL_USERNAME may not do this: ",
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED: "PIPELINE_KAFKA_SASL_USERNAME may not do this: ",
+        KafkaError.TOPIC_EXCEPTION: f"PIPELINE_KAFKA_TOPIC_PREFIX {settings.kafka_topic_prefix!r}: ",
+    }
+    return SettingError(f"{names.get(error.code(), '')}Kafka refused the topics: {error.str()}")
+
+
+def _admin(settings: Settings, heard: Heard | None = None) -> AdminClient:
+    return made(AdminClient, settings, error_cb=heard or Heard())
+
+
+def _reached(settings: Settings) -> tuple[AdminClient, ClusterMetadata]:
+    """Return an admin client and what it was told of the cluster, or raise `SettingError` with the cause."""
+    heard = Heard()
+    admin = _admin(settings, heard)
+    try:
+        return admin, admin.list_topics(timeout=REACH_DEADLINE_S)
+    except KafkaException as error:
+        admin.poll(0)
+        raise unreachable(settings, error.args[0].str(), heard) from None
 
 
 def _config_differences(admin: AdminClient, topic: Topic, settings: Settings) -> list[Difference]:
     resource = ConfigResource(ResourceType.TOPIC, settings.kafka_topic_prefix + topic.name)
     try:
-        entries = admin.describe_configs([resource])[resource].result(REACH_DEADLINE_S)
+        entries = admin.describe_configs([resource])[resource].result(CHANGE_DEADLINE_S)
     except (KafkaException, TimeoutError) as error:
         raise unreachable(settings, error) from None
     found = []

@@ -29,14 +29,13 @@ _numbers = itertools.count(1)
 def settings_of(kafka: Kafka | KafkaCluster, data_dir: Path, **more: Any) -> Settings:
     """Return settings for this broker, with a topic prefix and a group of their own."""
     name = f"t{next(_numbers)}"
-    return load(
-        {},
-        kafka_bootstrap=kafka.bootstrap,
-        data_dir=data_dir,
-        kafka_topic_prefix=f"{name}.",
-        worker_group=f"worker-{name}",
-        **more,
-    )
+    given = {
+        "kafka_bootstrap": kafka.bootstrap,
+        "data_dir": data_dir,
+        "kafka_topic_prefix": f"{name}.",
+        "worker_group": f"worker-{name}",
+    }
+    return load({}, **given | more)
 
 
 @contextmanager

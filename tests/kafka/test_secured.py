@@ -1,0 +1,80 @@
+"""TLS and SASL reach every client: all services work with brokers that demand them, and say why when refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.servers import Kafka
+from pipeline.device.examples import load_examples
+from tests.kafka.home import settings_of
+from tests.kafka.running import Ingest, Worker, command, rows, settled
+from tests.kafka.secured import SecuredKafka
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def secured(kafka: Kafka) -> Iterator[SecuredKafka]:
+    """Yield a broker that demands passwords and certificates (`kafka` only says whether servers can run)."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed, and it makes the certificates")
+    with SecuredKafka() as server:
+        yield server
+
+
+@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL", "SSL"])
+def test_every_service_works_with_a_broker_that_demands(
+    secured: SecuredKafka, tmp_path: Path, protocol: str
+) -> None:
+    settings = settings_of(secured, tmp_path / "data", **secured.security(protocol))
+    applied = command(settings, "topics", "apply")
+    assert applied.returncode == 0, applied.stderr.decode()
+    with Ingest(settings) as ingest, Worker(settings, tmp_path / "worker.log") as worker:
+        worker.await_assignment()
+        example = load_examples()[0]
+        with ingest.client() as client:
+            answer = client.post(
+                example.path, content=example.body, headers={"content-type": "application/json"}
+            )
+        assert answer.status_code == 201
+        ledger = settled(settings)
+        assert (ledger["accepted"], ledger["balances"]) == (1, True), ledger
+        assert [row["session_id"] for row in rows(settings, "media.sessions")] == [
+            answer.headers["location"].rsplit("/", 1)[1]
+        ]
+        assert ingest.metric("pipeline_spooled_total") == 0
+        assert ingest.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("protocol", "wrong", "named"),
+    [
+        ("SASL_PLAINTEXT", {"kafka_sasl_password": "guessed"}, "PIPELINE_KAFKA_SASL_"),
+        ("SASL_SSL", {"kafka_sasl_username": "nobody"}, "PIPELINE_KAFKA_SASL_"),
+        ("SASL_SSL", {"kafka_sasl_mechanism": "PLAIN"}, "PIPELINE_KAFKA_SASL_"),
+        ("SASL_SSL", {"kafka_ca_file": ""}, "PIPELINE_KAFKA_CA_FILE"),
+        ("SSL", {"kafka_cert_file": "", "kafka_key_file": ""}, "PIPELINE_KAFKA_CERT_FILE"),
+        ("SSL", {"kafka_security_protocol": "PLAINTEXT"}, "PIPELINE_KAFKA_SECURITY_PROTOCOL"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [("topics", "diff"), ("ledger",)])
+def test_what_a_broker_refuses_is_one_line_that_names_the_setting(
+    secured: SecuredKafka,
+    tmp_path: Path,
+    protocol: str,
+    wrong: dict[str, Any],
+    named: str,
+    arguments: tuple[str, ...],
+) -> None:
+    given = secured.security(protocol) | wrong
+    if given["kafka_security_protocol"] == "PLAINTEXT":
+        given = {name: value for name, value in given.items() if not name.endswith("_file")}
+    done = command(settings_of(secured, tmp_path, **given), *arguments)
+    said = done.stderr.decode()
+    assert (done.returncode, said.count("\n")) == (2, 1), said
+    assert named in said
