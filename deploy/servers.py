@@ -7,6 +7,7 @@ does not come up raises `ServerFailed` with the end of its log.
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import os
 import random
@@ -21,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -31,6 +32,8 @@ REGISTRY_DIR: Final = ROOT / ".apicurio"
 COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.11.0:copy-dependencies"
 START_DEADLINE_S: Final = 120.0
 STOP_DEADLINE_S: Final = 20.0
+FETCH_PAUSES_S: Final = (0, 3, 10)
+"""Maven is asked so often, after so long: a network fails now and then."""
 LOG_TAIL: Final = 4_000
 PR_SET_PDEATHSIG: Final = 1
 OWN_PORTS: Final = (15_000, 32_000)
@@ -341,25 +344,44 @@ class Registry(_Server):
 def fetch_kafka() -> None:
     """Fetch Kafka's jars once."""
     if not list(KAFKA_LIB.glob("kafka_*.jar")):
-        _maven(ROOT / "deploy" / "kafka" / "pom.xml", KAFKA_LIB)
+        with _arriving(KAFKA_LIB) as out:
+            _maven(ROOT / "deploy" / "kafka" / "pom.xml", out)
 
 
 def fetch_registry() -> None:
     """Fetch and unpack the registry once."""
     if list(REGISTRY_DIR.rglob("quarkus-run.jar")):
         return
-    _maven(ROOT / "deploy" / "registry" / "pom.xml", REGISTRY_DIR)
-    with tarfile.open(next(REGISTRY_DIR.glob("*.tar.gz"))) as archive:
-        archive.extractall(REGISTRY_DIR, filter="data")
+    with _arriving(REGISTRY_DIR) as out:
+        _maven(ROOT / "deploy" / "registry" / "pom.xml", out)
+        with tarfile.open(next(out.glob("*.tar.gz"))) as archive:
+            archive.extractall(out, filter="data")
+
+
+@contextlib.contextmanager
+def _arriving(place: Path) -> Iterator[Path]:
+    """Yield a directory that becomes `place` once it is whole: no half of it is ever taken for all."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    arriving = Path(tempfile.mkdtemp(prefix=f"{place.name}-", dir=place.parent))
+    try:
+        yield arriving
+        arriving.chmod(0o755)
+        shutil.rmtree(place, ignore_errors=True)
+        arriving.replace(place)
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
 
 
 def _maven(pom: Path, out: Path) -> None:
     command = ["mvn", "-q", "-B", "-f", str(pom), COPY, "-DincludeScope=runtime", f"-DoutputDirectory={out}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ServerFailed(
-            f"Maven could not fetch {pom.parent.name}:\n{(done.stdout + done.stderr)[-LOG_TAIL:]}"
-        )
+    said = ""
+    for pause_s in FETCH_PAUSES_S:
+        time.sleep(pause_s)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return
+        said = done.stdout + done.stderr
+    raise ServerFailed(f"Maven could not fetch {pom.parent.name}:\n{said[-LOG_TAIL:]}")
 
 
 def _is_open(port: int) -> bool:

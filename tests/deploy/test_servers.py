@@ -116,6 +116,33 @@ def test_without_maven_or_java_the_reason_is_told(monkeypatch: pytest.MonkeyPatc
     assert servers.why_not(java=999) == "no Java of version 999 or newer was found"
 
 
+def test_a_fetch_is_tried_again_and_only_a_whole_one_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fetching = (
+        "#!/bin/sh\n"
+        'for each; do case "$each" in -DoutputDirectory=*) out="${each#*=}";; esac; done\n'
+        f"echo once >> {tmp_path}/tries\n"
+        'touch "$out/kafka_2.13.jar"\n'
+        f'[ "$(wc -l < {tmp_path}/tries)" -gt "$LEAST" ] || {{ echo "no route there"; exit 1; }}\n'
+        'touch "$out/other.jar"\n'
+    )
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "mvn").write_text(fetching)
+    (tmp_path / "bin" / "mvn").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(servers, "KAFKA_LIB", tmp_path / "kafka" / "lib")
+    monkeypatch.setattr(servers, "FETCH_PAUSES_S", (0, 0, 0))
+    monkeypatch.setenv("LEAST", "9")
+    with pytest.raises(servers.ServerFailed, match="no route there"):
+        servers.fetch_kafka()
+    assert list((tmp_path / "kafka").iterdir()) == []
+    monkeypatch.setenv("LEAST", "4")
+    servers.fetch_kafka()
+    assert {path.name for path in servers.KAFKA_LIB.iterdir()} == {"kafka_2.13.jar", "other.jar"}
+    assert len((tmp_path / "tries").read_text().splitlines()) == 5
+
+
 @pytest.mark.parametrize(("kind", "port"), [("kafka", 9092), ("registry", 8081)])
 def test_a_port_in_use_is_one_clear_line(kind: str, port: int) -> None:
     with socket.socket() as taken:

@@ -25,9 +25,11 @@ class Certificate:
         self.key = directory / f"{name}.key"
         self.certificate = directory / f"{name}.pem"
         self.both = directory / f"{name}-both.pem"
+        asked = (
+            f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -addext subjectAltName=IP:127.0.0.1"
+        )
         subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
-            + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", self.key, "-out", self.certificate],
+            ["openssl", *asked.split(), "-keyout", self.key, "-out", self.certificate],
             check=True,
             capture_output=True,
         )

@@ -1,4 +1,4 @@
-"""TLS and SASL reach every client: all services work with brokers that demand them, and say why when refused."""
+"""TLS and SASL reach every client: services work with brokers that demand them, and say why when refused."""
 
 from __future__ import annotations
 
