@@ -22,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -126,6 +126,11 @@ class _Server:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the process was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start (again) and return when it answers, or raise `ServerFailed`."""
         self.launch()
@@ -203,7 +208,56 @@ def new_cluster_id() -> str:
     return base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
 
 
-class Kafka(_Server):
+class _Node(_Server):
+    """One process of Apache Kafka; its storage is formatted before it is started for the first time."""
+
+    memory: Sequence[str] = ("-Xms256m", "-Xmx512m")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._java = find_java(17) or "java"
+
+    def launch(self) -> None:
+        """Fetch what is missing, format the storage the first time, start."""
+        fetch_kafka()
+        properties = self.directory / "server.properties"
+        if not properties.exists():
+            properties.write_text(self._properties())
+            self._format("-c", str(properties), *self._format_options())
+        super().launch()
+
+    def start_again(self) -> None:
+        """Start after a kill; what it logged before is not taken for its coming up."""
+        (self.directory / "log").unlink(missing_ok=True)
+        self.start()
+
+    def _properties(self) -> str:
+        raise NotImplementedError
+
+    def _format_options(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def _format(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [self._java, "-cp", f"{KAFKA_LIB}/*", "kafka.tools.StorageTool", "format", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=START_DEADLINE_S,
+            check=False,
+        )
+        if done.returncode:
+            raise ServerFailed(f"kafka storage format failed:\n{done.stdout}{done.stderr}")
+
+    def _command(self) -> Sequence[str]:
+        tuning = (*self.memory, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+        logging = f"-Dlog4j2.configurationFile={ROOT / 'deploy' / 'kafka' / 'log4j2.properties'}"
+        return [self._java, *tuning, logging, "-cp", f"{KAFKA_LIB}/*", "kafka.Kafka", "server.properties"]
+
+    def _answers(self) -> bool:
+        return "Kafka Server started" in self.log_tail(200_000)
+
+
+class Kafka(_Node):
     """Apache Kafka, one KRaft node on ports of its own, alone or as the member of a cluster."""
 
     name = "kafka"
@@ -214,45 +268,14 @@ class Kafka(_Server):
         self._member = member
         self._controller_port = free_port() if member is None else member.controller_ports[member.node_id - 1]
         self.bootstrap = f"127.0.0.1:{self.port}"
-        self._java = find_java(17) or "java"
-
-    def launch(self) -> None:
-        """Fetch what is missing, format the storage the first time, start."""
-        fetch_kafka()
-        properties = self.directory / "server.properties"
-        if not properties.exists():
-            properties.write_text(self._properties())
-            alone = ("--standalone",) if self._member is None else ()
-            cluster_id = new_cluster_id() if self._member is None else self._member.cluster_id
-            self._tool("format", *alone, "-t", cluster_id, "-c", str(properties), *self._format_options())
-        super().launch()
 
     def _format_options(self) -> Sequence[str]:
-        return ()
-
-    def _tool(self, *arguments: str) -> None:
-        done = subprocess.run(
-            [self._java, "-cp", f"{KAFKA_LIB}/*", "kafka.tools.StorageTool", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=START_DEADLINE_S,
-            check=False,
-        )
-        if done.returncode:
-            raise ServerFailed(f"kafka storage {arguments[0]} failed:\n{done.stdout}{done.stderr}")
-
-    def _command(self) -> Sequence[str]:
-        memory = ("-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-        logging = f"-Dlog4j2.configurationFile={ROOT / 'deploy' / 'kafka' / 'log4j2.properties'}"
-        return [self._java, *memory, logging, "-cp", f"{KAFKA_LIB}/*", "kafka.Kafka", "server.properties"]
+        if self._member is None:
+            return ("--standalone", "-t", new_cluster_id())
+        return ("-t", self._member.cluster_id)
 
     def _answers(self) -> bool:
-        return "Kafka Server started" in self.log_tail(200_000) and _is_open(self.port)
-
-    def start_again(self) -> None:
-        """Start after a kill; what it logged before is not taken for its coming up."""
-        (self.directory / "log").unlink(missing_ok=True)
-        self.start()
+        return super()._answers() and _is_open(self.port)
 
     def _properties(self) -> str:
         if self._member is None:
@@ -266,11 +289,15 @@ class Kafka(_Server):
 node.id={node_id}
 {quorum}
 listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}
+""" + _broker_properties(self.port, self.directory / "data", copies)
+
+
+def _broker_properties(port: int, data: Path, copies: int) -> str:
+    return f"""advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
-log.dirs={self.directory / "data"}
+log.dirs={data}
 offsets.topic.replication.factor={copies}
 offsets.topic.num.partitions=4
 transaction.state.log.replication.factor={copies}
@@ -282,6 +309,84 @@ group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 auto.create.topics.enable=false
 """
+
+
+SESSION_MS: Final = 3_000
+"""After so long without a heartbeat a `Controller` takes its broker for gone."""
+
+
+class Controller(_Node):
+    """A KRaft controller in a process of its own."""
+
+    name = "controller"
+    memory = ("-Xms64m", "-Xmx256m")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = free_port()
+        self.cluster_id = new_cluster_id()
+
+    def _format_options(self) -> Sequence[str]:
+        return ("--standalone", "-t", self.cluster_id)
+
+    def _properties(self) -> str:
+        return f"""process.roles=controller
+node.id=1000
+controller.quorum.bootstrap.servers=127.0.0.1:{self.port}
+listeners=CONTROLLER://127.0.0.1:{self.port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={self.directory / "data"}
+broker.session.timeout.ms={SESSION_MS}
+"""
+
+
+class LoneBroker(Kafka):
+    """One broker beside a `Controller`, which is started again only when the controller knows it was gone.
+
+    A node that is broker and controller in one, or a broker that is back sooner, serves for a while what
+    it led before, then loses and regains it; commit markers that fall between are never written
+    (docs/kafka.md).
+    """
+
+    name = "broker"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.controller = Controller()
+        self._gone_at = 0.0
+
+    def start(self) -> None:
+        """Start the controller too, the first time."""
+        if not self.controller.is_running:
+            self.controller.start()
+        super().start()
+
+    def kill(self) -> None:
+        """kill -9 of the broker alone."""
+        super().kill()
+        self._gone_at = time.monotonic()
+
+    def start_again(self) -> None:
+        """Start after a kill, as late as this broker may come back."""
+        time.sleep(max(0.0, self._gone_at + 1.5 * SESSION_MS / 1000 - time.monotonic()))
+        super().start_again()
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        self.controller.__exit__(*exc)
+
+    def _format_options(self) -> Sequence[str]:
+        return ("-t", self.controller.cluster_id)
+
+    def _properties(self) -> str:
+        return f"""process.roles=broker
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{self.controller.port}
+listeners=PLAINTEXT://127.0.0.1:{self.port}
+broker.heartbeat.interval.ms={SESSION_MS // 6}
+broker.session.timeout.ms={SESSION_MS}
+""" + _broker_properties(self.port, self.directory / "data", copies=1)
 
 
 class KafkaCluster:
@@ -312,13 +417,14 @@ class KafkaCluster:
 
 
 class Registry(_Server):
-    """Apicurio Registry, in memory; its Confluent API is at `url`."""
+    """Apicurio Registry, in memory unless its environment says more; its Confluent API is at `url`."""
 
     name = "registry"
 
-    def __init__(self, port: int | None = None) -> None:
+    def __init__(self, port: int | None = None, environment: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.port = port or free_port()
+        self._given = dict(environment or {})
         self.url = f"http://127.0.0.1:{self.port}/apis/ccompat/v7"
 
     def launch(self) -> None:
@@ -331,7 +437,7 @@ class Registry(_Server):
         return [find_java(REGISTRY_JAVA) or "java", "-Xmx512m", "-jar", str(jar)]
 
     def _environment(self) -> dict[str, str]:
-        return {"QUARKUS_HTTP_PORT": str(self.port), "QUARKUS_HTTP_HOST": "127.0.0.1"}
+        return {**self._given, "QUARKUS_HTTP_PORT": str(self.port), "QUARKUS_HTTP_HOST": "127.0.0.1"}
 
     def _answers(self) -> bool:
         try:

@@ -67,7 +67,7 @@ class SecuredKafka(Kafka):
         return found
 
     def _format_options(self) -> Sequence[str]:
-        return ("--add-scram", f"{SCRAM}=[name={USER},password={PASSWORD}]")
+        return (*super()._format_options(), "--add-scram", f"{SCRAM}=[name={USER},password={PASSWORD}]")
 
     def _properties(self) -> str:
         listeners = "".join(f",{name}://127.0.0.1:{port}" for name, port in self.ports.items())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.servers import Kafka, KafkaCluster
+from deploy.servers import Kafka, KafkaCluster, LoneBroker
 from pipeline.settings import Settings
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import Ingest, Worker, rows, settled
@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 Fault = Callable[[Worker, Settings, Path], None]
 LOAD_S = 2.0
+LONE_KILLS = 2
 
 
 def worker_is_killed(worker: Worker, _settings: Settings, _path: Path) -> None:
@@ -51,7 +52,6 @@ def test_nothing_is_lost_or_doubled_when(kafka: Kafka, tmp_path: Path, fault: Fa
 def test_nothing_is_lost_or_doubled_when_a_broker_is_killed_and_comes_back(
     cluster: KafkaCluster, tmp_path: Path, node: int
 ) -> None:
-    """Three nodes: a lone one that is killed may leave commit markers out for ever (docs/kafka.md)."""
     settings = settings_of(
         cluster, tmp_path / "data", kafka_replication_factor=3, kafka_min_insync_replicas=2
     )
@@ -63,6 +63,23 @@ def test_nothing_is_lost_or_doubled_when_a_broker_is_killed_and_comes_back(
 
     with made_topics(settings):
         carry_under(settings, tmp_path, broker_is_killed)
+
+
+def test_nothing_is_lost_or_doubled_when_a_lone_broker_is_killed_and_comes_back(
+    kafka: Kafka, tmp_path: Path
+) -> None:
+    """`kafka` only says whether servers can run here."""
+    with LoneBroker() as broker:
+        settings = settings_of(broker, tmp_path / "data")
+
+        def broker_is_killed(_worker: Worker) -> None:
+            for _ in range(LONE_KILLS):
+                broker.kill()
+                broker.start_again()
+                time.sleep(LOAD_S)
+
+        with made_topics(settings):
+            carry_under(settings, tmp_path, broker_is_killed)
 
 
 def carry_under(settings: Settings, path: Path, fault: Callable[[Worker], None]) -> None:
