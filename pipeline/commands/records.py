@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 from rich.console import Console
@@ -37,11 +38,12 @@ def records(settings: Settings, topic: str, *, as_json: bool, follow: bool, out:
     with opened_home(settings) as home:
         positions: dict[int, int] = {}
         rows = _following(home, topic, positions) if follow else read_all(home, topic, positions)
-        if follow or as_json:
+        if follow:
+            with contextlib.suppress(KeyboardInterrupt):
+                _print_lines(rows, home.codec, line if as_json else _text, out)
+        elif as_json:
             for stored in rows:
-                out.write((line if as_json else _text)(shown(stored, home.codec)) + "\n")
-                if follow:
-                    out.flush()
+                out.write(line(shown(stored, home.codec)) + "\n")
         else:
             _print_table(topic, rows, home.codec)
     return 0
@@ -72,13 +74,19 @@ def shown(stored: StoredRecord, codec: Codec) -> dict[str, object]:
 
 
 def _following(home: Home, topic: str, positions: dict[int, int]) -> Iterator[StoredRecord]:
-    try:
-        while True:
-            yield from read_all(home, topic, positions)
-            time.sleep(POLL_S)
-            home.reader.refresh()
-    except KeyboardInterrupt:
-        return
+    while True:
+        yield from read_all(home, topic, positions)
+        time.sleep(POLL_S)
+        home.reader.refresh()
+
+
+def _print_lines(
+    rows: Iterator[StoredRecord], codec: Codec, as_text: Callable[[Mapping[str, object]], str], out: Sink
+) -> None:
+    """Print each record as soon as it is there."""
+    for stored in rows:
+        out.write(as_text(shown(stored, codec)) + "\n")
+        out.flush()
 
 
 def _text(as_shown: Mapping[str, object]) -> str:

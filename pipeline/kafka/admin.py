@@ -18,7 +18,7 @@ from confluent_kafka.admin import (
 )
 
 from pipeline.contract.topics import Topic
-from pipeline.kafka.clients import REACH_DEADLINE_S, Heard, made, unreachable
+from pipeline.kafka.clients import Heard, described, made, unreachable
 from pipeline.settings import SettingError, Settings
 
 FOR_EVER: Final = "-1"
@@ -72,6 +72,7 @@ def diff(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, .
 
 def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, ...]:
     """Make the broker agree and return what was changed, or raise `SettingError` for what can't be."""
+    _require_possible(settings)
     differences = diff(settings, topics)
     fixed = [d for d in differences if d.what == "partitions"]
     if fixed:
@@ -80,7 +81,6 @@ def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, 
             "The dedupe index lives by partition, so the number can't change: make new topics and migrate, "
             "or restore topics.toml"
         )
-    _require_possible(settings)
     admin = _admin(settings)
     missing = [d.topic for d in differences if d.found is None]
     new = [
@@ -181,11 +181,7 @@ def _reached(settings: Settings) -> tuple[AdminClient, ClusterMetadata]:
     """Return an admin client and what it was told of the cluster, or raise `SettingError` with the cause."""
     heard = Heard()
     admin = _admin(settings, heard)
-    try:
-        return admin, admin.list_topics(timeout=REACH_DEADLINE_S)
-    except KafkaException as error:
-        admin.poll(0)
-        raise unreachable(settings, error.args[0].str(), heard) from None
+    return admin, described(admin, settings, heard)
 
 
 def _config_differences(admin: AdminClient, topic: Topic, settings: Settings) -> list[Difference]:

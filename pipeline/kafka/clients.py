@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ClusterMetadata
 
 from pipeline.contract.topics import load_topics
 from pipeline.settings import SettingError, Settings
 
 ISOLATION: Final = {"isolation.level": "read_committed"}
 REACH_DEADLINE_S: Final = 5.0
+ASK_AGAIN_S: Final = 1.0
 
 C = TypeVar("C")
 
@@ -75,6 +78,18 @@ _REFUSALS: Final = {
 _PASSING: Final = {KafkaError._ALL_BROKERS_DOWN}  # noqa: SLF001 - as above; it says nothing of the cause
 
 
+def described(admin: AdminClient, settings: Settings, heard: Heard) -> ClusterMetadata:
+    """Return what the brokers say of the cluster, or raise `SettingError` with the cause."""
+    end = time.monotonic() + REACH_DEADLINE_S
+    while True:
+        try:
+            return admin.list_topics(timeout=ASK_AGAIN_S)
+        except KafkaException as error:
+            admin.poll(0)
+            if not _REFUSALS.keys().isdisjoint(heard.errors) or time.monotonic() > end:
+                raise unreachable(settings, error.args[0].str(), heard) from None
+
+
 def unreachable(settings: Settings, error: object, heard: Heard | None = None) -> SettingError:
     """Return the one line for brokers that can't be reached, with the cause where a client heard one."""
     said = heard.errors if heard else {}
@@ -84,10 +99,12 @@ def unreachable(settings: Settings, error: object, heard: Heard | None = None) -
                 f"{names}: no connection to {settings.kafka_bootstrap}: {said[code]}. {question}"
             )
     causes = [text for code, text in said.items() if code not in _PASSING]
+    demands = " Does it demand a certificate of ours, PIPELINE_KAFKA_CERT_FILE?"
     return SettingError(
         f"PIPELINE_KAFKA_BOOTSTRAP: can't reach Kafka at {settings.kafka_bootstrap}: "
         f"{causes[-1] if causes else error}. Is the broker running, and are the address and "
         "PIPELINE_KAFKA_SECURITY_PROTOCOL right?"
+        + (demands if settings.kafka_security_protocol == "SSL" and not settings.kafka_cert_file else "")
     )
 
 

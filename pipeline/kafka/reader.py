@@ -14,6 +14,7 @@ from pipeline.kafka.clients import (
     ISOLATION,
     REACH_DEADLINE_S,
     Heard,
+    described,
     largest_record_bytes,
     made,
     quiet,
@@ -59,11 +60,7 @@ class KafkaReader:
     def refresh(self) -> None:
         """Go on to the present state, or raise `SettingError` when Kafka can't be reached."""
         self._bounds.clear()
-        try:
-            topics = self._admin.list_topics(timeout=REACH_DEADLINE_S).topics
-        except KafkaException as error:
-            self._admin.poll(0)
-            raise unreachable(self._settings, error.args[0].str(), self._heard) from None
+        topics = described(self._admin, self._settings, self._heard).topics
         self._partitions = {
             name.removeprefix(self._prefix): len(topic.partitions)
             for name, topic in topics.items()

@@ -215,10 +215,11 @@ def test_following_a_topic_prints_what_comes_later(tmp_path: Path, form: list[st
             client.post("/api/v1/downloaded", content=b"[]", headers={"content-type": "application/json"})
         assert follower.stdout is not None
         row = follower.stdout.readline()
-        guard.cancel()
         follower.send_signal(signal.SIGINT)
-        assert follower.wait(timeout=30) == 0
+        code = follower.wait(timeout=60)
+        guard.cancel()
         follower.stdout.close()
+    assert code == 0
     assert '"outcome":"rejected"' in row
 
 
