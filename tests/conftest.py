@@ -6,8 +6,16 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from deploy.servers import REGISTRY_JAVA, Kafka, KafkaCluster, Registry, why_not
+
+# The same examples in every run, on however slow a machine; `--hypothesis-profile=wandering` tries others.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("wandering", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 REQUIRED = os.environ.get("PIPELINE_REQUIRE_KAFKA") == "1"
 

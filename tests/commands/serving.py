@@ -71,7 +71,7 @@ class Served:
         raise AssertionError("pipeline run did not start:\n" + "".join(lines))
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.base, trust_env=False, timeout=10)
+        return httpx.Client(base_url=self.base, trust_env=False, timeout=30)
 
     def kill(self) -> None:
         self.process.kill()
@@ -82,7 +82,7 @@ class Served:
         return self._wait()
 
     def _wait(self) -> int:
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=60)
         assert self.process.stderr is not None
         self.process.stderr.close()
         return code
@@ -105,7 +105,7 @@ def ledger(data_dir: Path) -> dict[str, Any]:
     return found
 
 
-def settled(data_dir: Path, deadline_s: float = 30) -> dict[str, Any]:
+def settled(data_dir: Path, deadline_s: float = 90) -> dict[str, Any]:
     """Return the ledger once nothing is pending."""
     end = time.monotonic() + deadline_s
     while True:

@@ -29,7 +29,7 @@ from tests.commands.serving import PIPELINE, ROOT
 
 COMPOSE: Final = Path(sys.executable).with_name("docker-compose")
 SERVERS: Final = {"controller", "kafka", "registry"}
-HEALTHY_S: Final = 60.0
+HEALTHY_S: Final = 120.0
 ONE_SHOT: Final = "service_completed_successfully"
 
 
@@ -39,7 +39,7 @@ def services() -> dict[str, Any]:
         [COMPOSE, "-f", ROOT / "docker-compose.yml", "config", "--format", "json"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -163,7 +163,7 @@ class Processes:
             env=self.environment(name, service),
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=180,
             check=False,
             cwd=self._directory,
         )
@@ -191,7 +191,7 @@ class Processes:
                 time.sleep(0.2)
             yield
             process.terminate()
-            assert process.wait(30) == 0, (self._directory / f"{name}.log").read_text()
+            assert process.wait(60) == 0, (self._directory / f"{name}.log").read_text()
         finally:
             process.kill()
             process.wait()
@@ -229,7 +229,7 @@ def test_the_services_carry_an_upload_in_the_order_of_depends_on(registry: Regis
             content=example.body,
             headers={"content-type": "application/json"},
             trust_env=False,
-            timeout=10,
+            timeout=30,
         )
         assert answer.status_code == 201
         session_id = answer.headers["location"].rsplit("/", 1)[1]
@@ -244,7 +244,7 @@ def _session_ids(processes: Processes, service: Mapping[str, Any]) -> set[str]:
             [PIPELINE, "records", "media.sessions", "--json"],
             env=processes.environment("topics", service),
             capture_output=True,
-            timeout=60,
+            timeout=120,
             check=True,
         )
         ids = {json.loads(line)["key"] for line in done.stdout.splitlines()}

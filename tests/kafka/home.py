@@ -47,7 +47,7 @@ def made_topics(settings: Settings) -> Iterator[None]:
     for future in client.delete_topics(
         [settings.kafka_topic_prefix + name for name in load_topics()]
     ).values():
-        future.result(20)
+        future.result(60)
 
 
 class KafkaHome:
@@ -77,10 +77,10 @@ class KafkaHome:
     def _await_markers(self, touched: set[tuple[str, int]]) -> None:
         """A committed transaction is visible once its markers are written, a moment after the commit."""
         places = {TopicPartition(self._prefix + topic, p): OffsetSpec.latest() for topic, p in touched}
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             seen = [
-                {place: future.result(10).offset for place, future in asked.items()}
+                {place: future.result(30).offset for place, future in asked.items()}
                 for asked in (
                     self._admin.list_offsets(places, isolation_level=level)
                     for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)

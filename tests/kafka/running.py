@@ -26,7 +26,7 @@ def environ(settings: Settings) -> dict[str, str]:
 def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Return the finished command with these settings."""
     return subprocess.run(
-        [PIPELINE, *arguments], capture_output=True, cwd=ROOT, env=environ(settings), timeout=90, check=False
+        [PIPELINE, *arguments], capture_output=True, cwd=ROOT, env=environ(settings), timeout=180, check=False
     )
 
 
@@ -42,7 +42,7 @@ def rows(settings: Settings, topic: str) -> list[dict[str, Any]]:
     return [record["value"] for record in records(settings, topic)]
 
 
-def settled(settings: Settings, deadline_s: float = 40) -> dict[str, Any]:
+def settled(settings: Settings, deadline_s: float = 120) -> dict[str, Any]:
     """Return the ledger once nothing is pending and it balances, or as it is at the deadline."""
     end = time.monotonic() + deadline_s
     while True:
@@ -72,7 +72,7 @@ class Ingest:
             text=True,
             preexec_fn=limit,  # noqa: PLW1509 - one system call, no lock can be held
         )
-        guard = threading.Timer(40, self._process.kill)
+        guard = threading.Timer(120, self._process.kill)
         guard.start()
         assert self._process.stderr is not None
         said = []
@@ -95,7 +95,7 @@ class Ingest:
         return self._process.pid
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self._base, trust_env=False, timeout=10)
+        return httpx.Client(base_url=self._base, trust_env=False, timeout=30)
 
     def metric(self, name: str) -> float:
         """Return a metric without labels."""
@@ -104,7 +104,7 @@ class Ingest:
         assert found is not None, name
         return float(found[1])
 
-    def await_forwarded(self, deadline_s: float = 40) -> None:
+    def await_forwarded(self, deadline_s: float = 120) -> None:
         """Wait until nothing waits in the spools."""
         end = time.monotonic() + deadline_s
         while self.metric("pipeline_spool_records") > 0:
@@ -117,7 +117,7 @@ class Ingest:
 
     def stop(self) -> int:
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout=30)
+        return self._process.wait(timeout=60)
 
     def __enter__(self) -> Ingest:
         return self
@@ -145,13 +145,13 @@ class Worker:
 
     def signal(self, number: int) -> None:
         """Send a signal to the running process."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while self._process is None or self._process.poll() is not None:
             assert time.monotonic() < end, "no worker runs"
             time.sleep(0.05)
         self._process.send_signal(number)
 
-    def await_assignment(self, times: int = 1, deadline_s: float = 60) -> None:
+    def await_assignment(self, times: int = 1, deadline_s: float = 120) -> None:
         """Wait until partitions were taken over so many times."""
         end = time.monotonic() + deadline_s
         while (
