@@ -424,6 +424,7 @@ class Registry(_Server):
     def __init__(self, port: int | None = None, environment: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.port = port or free_port()
+        self._management_port = free_port()
         self._given = dict(environment or {})
         self.url = f"http://127.0.0.1:{self.port}/apis/ccompat/v7"
 
@@ -437,7 +438,13 @@ class Registry(_Server):
         return [find_java(REGISTRY_JAVA) or "java", "-Xmx512m", "-jar", str(jar)]
 
     def _environment(self) -> dict[str, str]:
-        return {**self._given, "QUARKUS_HTTP_PORT": str(self.port), "QUARKUS_HTTP_HOST": "127.0.0.1"}
+        return self._given | {
+            "QUARKUS_HTTP_PORT": str(self.port),
+            "QUARKUS_HTTP_HOST": "127.0.0.1",
+            # Else it is 0.0.0.0:9000 for every registry, and a second one can't start.
+            "QUARKUS_MANAGEMENT_PORT": str(self._management_port),
+            "QUARKUS_MANAGEMENT_HOST": "127.0.0.1",
+        }
 
     def _answers(self) -> bool:
         try:
