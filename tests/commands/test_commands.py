@@ -47,6 +47,11 @@ def test_the_demo_is_readable_in_80_columns(tmp_path: Path) -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_the_demo_reads_the_embedded_log_whatever_kafka_is_set(tmp_path: Path) -> None:
+    environ = {"PIPELINE_KAFKA_BOOTSTRAP": "127.0.0.1:1"}
+    assert run("demo", "--data-dir", str(tmp_path), "--port", "0", environ=environ).returncode == 0
+
+
 def test_the_demo_fails_when_the_ledger_does_not_balance(demo: Path, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     shutil.copytree(demo, data_dir)
