@@ -60,6 +60,7 @@ class Embedded:
         returns, the service goes on. `stop` ends it.
         """
         directory = load_directory(self.settings)
+        client_ip = client_ip_of(self.settings)
         self._socket = bind(self.settings)
         topics = load_topics()
         with opened_log(self.settings) as (log, codec):
@@ -73,7 +74,7 @@ class Embedded:
                 self.settings.ingest_path_prefix,
                 is_ready=lambda: not self._stop.is_set() and log.is_writable(),
                 limits=limits_of(self.settings, directory),
-                client_ip=client_ip_of(self.settings),
+                client_ip=client_ip,
             )
             worker = EmbeddedWorker(
                 topology,

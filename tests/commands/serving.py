@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import pytest
+import structlog
+
+from pipeline.cli import main
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PIPELINE: Final = Path(sys.executable).with_name("pipeline")
@@ -35,6 +39,26 @@ def run(
         timeout=120,
         check=False,
     )
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], *arguments: str, environ: dict[str, str] | None = None
+) -> str:
+    """Return the one line that the command line ends with and its exit code 2, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PIPELINE_")]:
+            patch.delenv(name)
+        for name, value in (environ or {}).items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["pipeline", *arguments])
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main()
+        finally:
+            structlog.reset_defaults()  # it was told to write where this test reads
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (2, 1), said
+    return said
 
 
 def rows(*arguments: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.contract.topics import load_topics
 from pipeline.log.tables import OFFSET_BITS
-from tests.commands.serving import PIPELINE, ROOT, ledger, rows, run, served, settled
+from tests.commands.serving import PIPELINE, ROOT, ledger, refused, rows, run, served, settled
 from tests.stories import story
 
 EXAMPLES = ROOT / "examples"
@@ -280,12 +280,20 @@ def test_a_data_directory_that_cannot_be_used_is_one_clear_line(tmp_path: Path) 
         ("PIPELINE_INGEST_CLIENT_IP", "some"),
     ],
 )
-def test_a_bad_setting_is_one_clear_line(tmp_path: Path, name: str, value: str) -> None:
-    one_line(run("run", "--data-dir", str(tmp_path), environ={name: value}), name)
+def test_a_bad_setting_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    environ = {"PIPELINE_INGEST_PORT": "0", name: value}
+    assert name in refused(capsys, "run", "--data-dir", str(tmp_path), environ=environ)
 
 
-def test_an_empty_data_directory_is_one_clear_line() -> None:
-    one_line(run("run", environ={"PIPELINE_DATA_DIR": ""}), "PIPELINE_DATA_DIR")
+def test_a_bad_setting_ends_the_process_with_one_line_and_no_traceback(tmp_path: Path) -> None:
+    done = run("run", "--data-dir", str(tmp_path), environ={"PIPELINE_INGEST_PORT": "eighty"})
+    one_line(done, "PIPELINE_INGEST_PORT")
+
+
+def test_an_empty_data_directory_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "PIPELINE_DATA_DIR" in refused(capsys, "run", environ={"PIPELINE_DATA_DIR": ""})
 
 
 @pytest.mark.parametrize(
@@ -303,8 +311,10 @@ def test_an_empty_data_directory_is_one_clear_line() -> None:
         (["topics", "drop"], "drop"),
     ],
 )
-def test_a_bad_option_is_one_clear_line(arguments: list[str], named: str) -> None:
-    one_line(run(*arguments), named)
+def test_a_bad_option_is_one_clear_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    assert named in refused(capsys, *arguments)
 
 
 def test_without_arguments_the_commands_are_listed() -> None:
