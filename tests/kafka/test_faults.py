@@ -49,21 +49,22 @@ def test_nothing_is_lost_or_doubled_when(kafka: Kafka, tmp_path: Path, fault: Fa
         carry_under(settings, tmp_path, lambda worker: fault(worker, settings, tmp_path))
 
 
-@pytest.mark.parametrize("node", [0, 1])
-def test_nothing_is_lost_or_doubled_when_a_broker_is_killed_and_comes_back(
-    cluster: KafkaCluster, tmp_path: Path, node: int
+def test_nothing_is_lost_or_doubled_when_brokers_are_killed_in_turn_and_come_back(
+    cluster: KafkaCluster, tmp_path: Path
 ) -> None:
     settings = settings_of(
         cluster, tmp_path / "data", kafka_replication_factor=3, kafka_min_insync_replicas=2
     )
 
-    def broker_is_killed(_worker: Worker) -> None:
-        cluster.nodes[node].kill()
-        time.sleep(3)
-        cluster.nodes[node].start_again()
+    def brokers_are_killed(_worker: Worker) -> None:
+        for node in cluster.nodes[:2]:
+            node.kill()
+            time.sleep(3)
+            node.start_again()
+            time.sleep(LOAD_S)
 
     with made_topics(settings):
-        carry_under(settings, tmp_path, broker_is_killed)
+        carry_under(settings, tmp_path, brokers_are_killed)
 
 
 def test_nothing_is_lost_or_doubled_when_a_lone_broker_is_killed_and_comes_back(
