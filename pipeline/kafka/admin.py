@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
@@ -56,17 +56,13 @@ def wanted_config(topic: Topic, settings: Settings) -> dict[str, str]:
 def diff(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, ...]:
     """Return every difference, or raise `SettingError` when the broker can't be reached."""
     admin, metadata = _reached(settings)
-    held = metadata.topics
     found: list[Difference] = []
-    for name, topic in topics.items():
-        on_broker = settings.kafka_topic_prefix + name
-        if on_broker not in held:
-            found.append(Difference(name, "topic", f"{topic.partitions} partitions", None))
-            continue
-        partitions = len(held[on_broker].partitions)
-        if partitions != topic.partitions:
-            found.append(Difference(name, "partitions", str(topic.partitions), str(partitions)))
-        found += _config_differences(admin, topic, settings)
+    for topic in topics.values():
+        shape = _shape_difference(metadata, topic, settings)
+        if shape is not None:
+            found.append(shape)
+        if shape is None or shape.found is not None:
+            found += _config_differences(admin, topic, settings)
     return tuple(found)
 
 
@@ -121,8 +117,7 @@ def cluster_id(settings: Settings) -> str:
 def require_topics(settings: Settings, topics: Mapping[str, Topic]) -> None:
     """Raise `SettingError` naming the first missing topic or wrong partition number."""
     end = time.monotonic() + MISSING_GRACE_S
-    while wrong := [d for d in diff(settings, topics) if d.found is None or d.what == "partitions"]:
-        first = wrong[0]
+    while first := next(_shape_differences(settings, topics), None):
         if first.found is not None:
             raise SettingError(
                 f"topic {first.topic} has {first.found} partitions, not {first.wanted}: "
@@ -131,6 +126,24 @@ def require_topics(settings: Settings, topics: Mapping[str, Topic]) -> None:
         if time.monotonic() > end:
             raise SettingError(f"topic {first.topic} is missing: run `pipeline topics apply`")
         time.sleep(SETTLE_PAUSE_S)
+
+
+def _shape_differences(settings: Settings, topics: Mapping[str, Topic]) -> Iterator[Difference]:
+    metadata = _reached(settings)[1]
+    for topic in topics.values():
+        shape = _shape_difference(metadata, topic, settings)
+        if shape is not None:
+            yield shape
+
+
+def _shape_difference(metadata: ClusterMetadata, topic: Topic, settings: Settings) -> Difference | None:
+    """Return what is missing, or another number of partitions: what no service can do with."""
+    held = metadata.topics.get(settings.kafka_topic_prefix + topic.name)
+    if held is None:
+        return Difference(topic.name, "topic", f"{topic.partitions} partitions", None)
+    if len(held.partitions) != topic.partitions:
+        return Difference(topic.name, "partitions", str(topic.partitions), str(len(held.partitions)))
+    return None
 
 
 def _wait_until_settled(settings: Settings, topics: Mapping[str, Topic]) -> None:
