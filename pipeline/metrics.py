@@ -51,6 +51,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("pipeline_outcomes_total", Type.COUNTER, ("outcome",), "Uploads by their one outcome."),
     Metric("pipeline_redelivered_total", Type.COUNTER, (), "The same upload id met again."),
     Metric("pipeline_door_disagrees_total", Type.COUNTER, (), "Worker and door disagree: alarm."),
+    Metric("pipeline_lost_offsets_total", Type.COUNTER, (), "Uploads removed before they were read: alarm."),
     Metric("pipeline_batch_seconds", Type.HISTOGRAM, (), "Time of one worker batch, commit included."),
     Metric("pipeline_batch_records", Type.HISTOGRAM, (), "Uploads in one worker batch."),
     Metric("pipeline_transaction_seconds", Type.HISTOGRAM, (), "Time of one partition's commit."),

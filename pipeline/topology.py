@@ -16,7 +16,7 @@ routed to topics. The homes (`pipeline.log`, `pipeline.kafka`) carry the records
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pipeline.contract.codec import Codec
@@ -24,6 +24,7 @@ from pipeline.contract.partition import partition_of
 from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.records import IndexEntry
 from pipeline.contract.topics import Topic
+from pipeline.stages import flood
 from pipeline.stages.datastreams import Directory
 from pipeline.stages.derive import Output, derive
 from pipeline.stages.judge import Judgement, Outcome, judge, keys_of
@@ -48,10 +49,17 @@ class Processed(NamedTuple):
 class Topology:
     """The stages bound to a contract: the only thing that the homes need to know of them."""
 
-    def __init__(self, codec: Codec, topics: Mapping[str, Topic], directory: Directory) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        topics: Mapping[str, Topic],
+        directory: Directory,
+        limit: flood.Limit = flood.DEFAULT_LIMIT,
+    ) -> None:
         self._codec = codec
         self._partitions = {name: topic.partitions for name, topic in topics.items()}
         self._directory = directory
+        self._limit = limit
 
     def receive(self, request: Request, new_id: Callable[[], str]) -> Reception:
         """Return the door's answer and uploads for one request."""
@@ -66,23 +74,38 @@ class Topology:
             for upload in reception.uploads
         )
 
-    def process(self, batch: Sequence[StoredRecord], known: Known, now_ms: int) -> Processed:
-        """Return everything that this batch of one partition gives; pure but for `known`."""
+    def process(
+        self, batch: Sequence[StoredRecord], known: Known, now_ms: int, never_taken: Collection[int] = ()
+    ) -> Processed:
+        """Return everything that this batch of one partition gives; pure but for `known`.
+
+        The uploads at the offsets `never_taken` gave records that the log refuses: each is a dead letter.
+        Raises `Flooded` when too many became dead letters by our own doing.
+        """
         prepared = [prepare(stored, self._codec, self._directory) for stored in batch]
+        prepared = [_too_large(step) if step.stored.offset in never_taken else step for step in prepared]
+        window_key = flood.window_key(batch[0].partition)
         entries = {
             key: self._codec.decode_record(IndexEntry, value)
-            for key, value in known([key for step in prepared for key in keys_of(step)]).items()
+            for key, value in known(
+                [window_key, *(key for step in prepared for key in keys_of(step))]
+            ).items()
         }
         records: list[Record] = []
         counts: Counter[tuple[str, ...]] = Counter()
-        faults: list[str] = []
+        ended: list[Prepared] = []
         for step in prepared:
-            outcome, outputs, ended = self._carried(step, entries, now_ms)
+            outcome, outputs, end = self._carried(step, entries, now_ms)
             records.extend(outputs)
-            counts.update(_counts(outcome, ended))
-            if ended.refusal is not None and ended.refusal.fault:
-                faults.append(ended.refusal.fault)
-        return Processed(tuple(records), counts, tuple(faults))
+            counts.update(_counts(outcome, end))
+            if outcome is Outcome.REJECTED:
+                ended.append(end)
+        before = entries.get(window_key)
+        after = flood.judged(before, len(batch), ended, self._limit, now_ms)
+        if after is not None:
+            records.append(self._record(Output(INDEX, window_key, after), now_ms, batch[0]))
+        faults = tuple(end.refusal.fault for end in ended if end.refusal is not None and end.refusal.fault)
+        return Processed(tuple(records), counts, faults)
 
     def _carried(
         self, step: Prepared, entries: dict[bytes, IndexEntry], now_ms: int
@@ -110,6 +133,11 @@ class Topology:
             partition = partition_of(output.key, self._partitions[output.topic])
         value = self._codec.encode(output.topic, output.value)
         return Record(output.topic, partition, output.key, value, timestamp_ms)
+
+
+def _too_large(step: Prepared) -> Prepared:
+    fault = "a record of this upload is larger than Kafka takes"
+    return step._replace(identified=None, refusal=Refusal("record_too_large", fault=fault))
 
 
 def _outputs(step: Prepared, judgement: Judgement, now_ms: int) -> tuple[Output, ...]:

@@ -28,6 +28,7 @@ from pipeline.log.registry_file import FileRegistry
 from pipeline.metrics import Meters
 from pipeline.settings import SettingError, Settings
 from pipeline.stages.datastreams import OPEN_DIRECTORY, DatastreamsError, Directory, parse_datastreams
+from pipeline.stages.flood import Limit
 from pipeline.topology import UPLOADS, Topology
 from pipeline.worker.embedded import EmbeddedWorker
 
@@ -63,7 +64,8 @@ class Embedded:
         self._socket = bind(self.settings)
         topics = load_topics()
         with opened_log(self.settings) as (log, codec):
-            topology = Topology(codec, topics, directory)
+            limit = Limit(self.settings.worker_dead_letters_percent, self.settings.worker_dead_letters_least)
+            topology = Topology(codec, topics, directory, limit)
             door = Door(
                 topology,
                 log,

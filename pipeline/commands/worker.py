@@ -8,13 +8,13 @@ import structlog
 
 from pipeline.commands.home import kafka_codec, require_kafka
 from pipeline.commands.run import load_directory
-from pipeline.contract.positions import next_offset_reader, position_maker
 from pipeline.contract.topics import load_topics
 from pipeline.ingest.server import tune_gc
 from pipeline.kafka import admin
 from pipeline.kafka.lanes import Lanes
 from pipeline.metrics import Meters
 from pipeline.settings import Settings
+from pipeline.stages.flood import Limit
 from pipeline.topology import Topology
 from pipeline.worker.progress import Progress
 
@@ -36,9 +36,18 @@ def worker(settings: Settings) -> int:
     for topic in topics:
         codec.prepare(topic)
     meters = Meters()
-    lanes = Lanes(settings, position_maker(codec), next_offset_reader(codec))
+
+    def lost(partition: int, offsets: int) -> None:
+        meters.count("pipeline_lost_offsets_total", by=offsets)
+        _log.error("offsets_lost", partition=partition, offsets=offsets)
+
+    def made_anew(partition: int, why: str) -> None:
+        _log.warning("index_store_made_anew", partition=partition, reason=why)
+
+    lanes = Lanes(settings, codec, topics, lost=lost, made_anew=made_anew)
     progress = Progress(settings.worker_stall_s)
-    app = make_app(settings, Topology(codec, topics, directory), lanes, meters, progress)
+    limit = Limit(settings.worker_dead_letters_percent, settings.worker_dead_letters_least)
+    app = make_app(settings, Topology(codec, topics, directory, limit), lanes, meters, progress)
     if settings.worker_port:
         start_endpoint(settings, meters, progress, time.monotonic)
     _log.info("working", kafka=settings.kafka_bootstrap, group=settings.worker_group)

@@ -26,6 +26,10 @@ class Progress:
             self._moved_at = now
         self._positions, self._lag, self._is_working = dict(positions), dict(lag), True
 
+    def rest(self, now: float) -> None:
+        """Take that nothing can move now, while partitions are taken over."""
+        self._moved_at = now
+
     def is_ready(self) -> bool:
         """Return whether partitions were taken over, or the group gave this worker none."""
         return self._is_working
