@@ -61,11 +61,14 @@ class Lanes:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         lost: Callable[[int, int], None] = lambda _partition, _offsets: None,
         made_anew: Callable[[int, str], None] = lambda _partition, _why: None,
+        source: Source | None = None,
+        is_lost: bool = False,
     ) -> None:
         """Learn the ids of cluster and topics, or raise `SettingError`, and claim a directory of stores.
 
         `lost` hears of offsets that retention removed before they were read, `made_anew` of stores that
-        could not be used and are read again from their topic.
+        could not be used and are read again from their topic. `source` is what positions say that they are
+        of, when not of the present topic; with `is_lost` an empty index is expected.
         """
         self._settings = settings
         self._codec = codec
@@ -73,10 +76,10 @@ class Lanes:
         self._now_ms = now_ms
         self._lost = lost
         self._made_anew = made_anew
-        self._source, index = (
-            Source(ids.cluster_id, ids.topic_id) for ids in admin.ids_of(settings, (UPLOADS, INDEX))
-        )
-        self._origin = Origin(str(index.cluster_id), str(index.topic_id))
+        uploads, index = admin.ids_of(settings, (UPLOADS, INDEX))
+        self._source = source or Source(uploads.cluster_id, uploads.topic_id)
+        self._is_lost = is_lost
+        self._origin = Origin(index.cluster_id, index.topic_id)
         self._position_record = position_maker(codec, self._source)
         self._admin = AdminClient(client_config(settings, error_cb=quiet))
         try:
@@ -119,7 +122,8 @@ class Lanes:
     def _taken_over_alone(self, partition: int) -> IndexEntry:
         self._forget(partition)
         producer = self._fencing_producer(partition)
-        takeover.require_index(self._admin, self._settings, self._partitions)
+        if not self._is_lost:
+            takeover.require_index(self._admin, self._settings, self._partitions)
         store = self._store(partition)
         try:
             takeover.catch_up(

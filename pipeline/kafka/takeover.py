@@ -21,6 +21,8 @@ from pipeline.kafka.indexstore import Entry, IndexStore
 from pipeline.settings import Settings
 
 SESSIONS: Final = "media.sessions"
+UNFINISHED: Final = Source("unfinished rebuild", "unfinished rebuild")
+"""The source of positions that a rebuild of the index writes until it is done."""
 NO_PROGRESS_S: Final = 30.0
 BATCH: Final = 5_000
 POLL_S: Final = 0.05
@@ -118,6 +120,10 @@ def start_of(entry: IndexEntry, partition: int, uploads: Bounds, source: Source)
     position = entry.next_offset
     if position is None:
         return Start(uploads.first)
+    if entry.cluster_id == UNFINISHED.cluster_id:
+        raise PositionUnusable(
+            f"{INDEX} {partition} was not rebuilt to the end: run `pipeline index rebuild`"
+        )
     for what, held, found in (
         ("cluster", entry.cluster_id, source.cluster_id),
         ("topic", entry.topic_id, source.topic_id),
