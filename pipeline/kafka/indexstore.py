@@ -14,6 +14,7 @@ import shutil
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -25,7 +26,8 @@ KEPT_MONTHS: Final = 13
 LASTING: Final = (b"position:", b"window:")
 CACHE_BYTES: Final = 64 * 1024 * 1024
 """Shared by all stores of a process: filters, index blocks and data blocks."""
-BUFFER_BYTES: Final = 2 * 1024 * 1024
+DAY_MS: Final = 86_400_000
+BUFFER_BYTES: Final = 4 * 1024 * 1024
 WAL_BYTES: Final = 8 * 1024 * 1024
 OPEN_FILES: Final = 256
 FILTER_BITS: Final = 10
@@ -228,8 +230,13 @@ def make_cache() -> Any:
 
 def month_of(timestamp_ms: int) -> int:
     """Return the month of a moment, counted from January 1970, within 0 and the largest that is kept."""
-    moment = datetime.fromtimestamp(min(max(0, timestamp_ms // 1000), _LATEST_S), UTC)
-    return min((moment.year - 1970) * 12 + moment.month - 1, _LAST_MONTH)
+    return _month_of_day(timestamp_ms // DAY_MS)
+
+
+@lru_cache(maxsize=1024)
+def _month_of_day(day: int) -> int:
+    date = datetime.fromtimestamp(min(max(0, day * DAY_MS // 1000), _LATEST_S), UTC)
+    return min((date.year - 1970) * 12 + date.month - 1, _LAST_MONTH)
 
 
 def _is_lasting(key: bytes) -> bool:

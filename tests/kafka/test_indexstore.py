@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -108,18 +108,28 @@ def believed(path: Path) -> None:
         store.close()
 
 
+def killed(path: Path) -> None:
+    """What a store leaves on disk when its process is killed: the last entries are in the write-ahead log."""
+    store = opened(path.with_name("running"))
+    store.apply(entries(range(ENTRIES // 2)), ENTRIES // 2)
+    store.apply(entries(range(ENTRIES // 2, ENTRIES)), ENTRIES + 1)
+    shutil.copytree(path.with_name("running"), path)
+    store.close()
+
+
 @pytest.mark.parametrize("fault", ["truncated", "bit-flipped", "removed"])
-def test_a_damaged_file_never_makes_a_known_session_unknown(tmp_path: Path, fault: str) -> None:
-    filled(tmp_path / "whole")
-    names = [p.name for p in damaged_files(tmp_path / "whole")]
-    assert any(name.endswith(".sst") for name in names)
+@pytest.mark.parametrize(("left", "suffix"), [(filled, ".sst"), (killed, ".log")])
+def test_a_damaged_file_never_makes_a_known_session_unknown(
+    tmp_path: Path, fault: str, left: Callable[[Path], None], suffix: str
+) -> None:
+    left(tmp_path / "whole")
+    names = [p.name for p in damaged_files(tmp_path / "whole") if p.stat().st_size]
+    assert any(name.endswith(suffix) for name in names)
     for number, name in enumerate(names):
         for part in (1, 2, 3):
             path = tmp_path / f"{number}-{part}"
             shutil.copytree(tmp_path / "whole", path)
             content = bytearray((path / name).read_bytes())
-            if not content:
-                continue
             place = len(content) * part // 4
             if fault == "removed":
                 (path / name).unlink()
