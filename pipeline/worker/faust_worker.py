@@ -96,6 +96,10 @@ class App(faust.App):  # type: ignore[misc]  # as above
     def _new_transport(self) -> Any:
         return Transport(self.conf.broker_consumer, self)
 
+    def is_flowing(self) -> bool:
+        """Return whether neither a stop nor a rebalance waits for the batch in hand."""
+        return bool(self.consumer.flow_active and not self.should_stop)
+
     def end(self, ending: Ending, event: str, error: object) -> Any:
         """End the process at once: nothing of the batch in hand is committed."""
         _log.error(event, error=str(error) or repr(error), exit_code=ending.value)
@@ -134,7 +138,7 @@ def make_app(
     app.pipeline_ownership = ownership = Ownership(lanes)
     app.pipeline_topic = settings.kafka_topic_prefix + UPLOADS
     source = app.topic(app.pipeline_topic, key_type=bytes, value_type=bytes)
-    carrier = Carrier(settings, topology, ownership, meters, now_ms, app.end)
+    carrier = Carrier(settings, topology, ownership, meters, now_ms, app.end, app.is_flowing)
 
     @app.agent(source, name="uploads")  # type: ignore[untyped-decorator]  # as above
     async def uploads(stream: Any) -> None:
