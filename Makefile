@@ -44,7 +44,9 @@ lock: ## resolve the locked requirements anew (needs uv)
 	uv pip compile -q --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
 		--custom-compile-command "make lock" pyproject.toml -o requirements/run.txt
 	uv pip compile -q --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
-		--extra dev -c requirements/run.txt --custom-compile-command "make lock" pyproject.toml -o requirements/dev.txt
+		--extra otel -c requirements/run.txt --custom-compile-command "make lock" pyproject.toml -o requirements/otel.txt
+	uv pip compile -q --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
+		--extra dev --extra otel -c requirements/run.txt --custom-compile-command "make lock" pyproject.toml -o requirements/dev.txt
 
 clean: ## remove what was installed and built, never the data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build

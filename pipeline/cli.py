@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import structlog
 import typer
 
 from pipeline.contract.ports import Unavailable
 from pipeline.settings import SettingError, Settings, load
+from pipeline.structured_logs import set_up_logs
 
 app = typer.Typer(
     name="pipeline",
@@ -134,13 +133,5 @@ def topics(
 
 def _settings(**options: Any) -> Settings:
     settings = load(**options)
-    level = logging.getLevelNamesMapping().get(settings.log_level.upper())
-    if level is None:
-        raise SettingError(
-            f"PIPELINE_LOG_LEVEL must be debug, info, warning or error, not {settings.log_level!r}"
-        )
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    set_up_logs(settings)
     return settings

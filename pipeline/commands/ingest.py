@@ -26,6 +26,7 @@ from pipeline.log.spool import Spool, left_behind
 from pipeline.metrics import Meters
 from pipeline.settings import SettingError, Settings
 from pipeline.topology import UPLOADS, Topology
+from pipeline.traces import open_traces
 
 _log = structlog.get_logger("pipeline.ingest")
 
@@ -39,6 +40,7 @@ ANSWER_MARGIN_S: Final = 2.0
 def ingest(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code."""
     require_kafka(settings)
+    traces = open_traces(settings, "pipeline-ingest")
     topics = load_topics()
     retention_ms = topics[UPLOADS].retention_ms
     if retention_ms is not None and settings.spool_max_age_s * 1000 >= retention_ms:
@@ -51,9 +53,10 @@ def ingest(settings: Settings) -> int:
     directory = load_directory(settings)
     listener = bind(settings)
     if settings.ingest_processes > 1:
+        traces.close()
         return serve_by_processes(settings, listener)
     meters = Meters(settings.metrics_dir)
-    with _opened_spools(settings) as (own, adopted):
+    with _opened_spools(settings) as (own, adopted), contextlib.closing(traces):
         producer = UploadProducer(settings, time.monotonic)
         sink = SpooledSink(producer, own, meters, settings.ingest_ack_deadline_ms / 1000, time.monotonic)
         door = Door(
@@ -66,6 +69,7 @@ def ingest(settings: Settings) -> int:
             is_ready=lambda: producer.is_ready() or own.is_writable(),
             limits=limits_of(settings, directory),
             client_ip=client_ip_of(settings),
+            traces=traces,
         )
         forwarder = Forwarder(producer, [*adopted, own], meters)
 

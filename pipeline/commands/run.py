@@ -29,6 +29,7 @@ from pipeline.metrics import Meters
 from pipeline.settings import SettingError, Settings
 from pipeline.stages.datastreams import OPEN_DIRECTORY, DatastreamsError, Directory, parse_datastreams
 from pipeline.topology import UPLOADS, Topology
+from pipeline.traces import open_traces
 from pipeline.worker.embedded import EmbeddedWorker
 
 _log = structlog.get_logger("pipeline.run")
@@ -62,7 +63,8 @@ class Embedded:
         directory = load_directory(self.settings)
         self._socket = bind(self.settings)
         topics = load_topics()
-        with opened_log(self.settings) as (log, codec):
+        traces = open_traces(self.settings, "pipeline-run")
+        with opened_log(self.settings) as (log, codec), contextlib.closing(traces):
             topology = Topology(codec, topics, directory)
             door = Door(
                 topology,
@@ -74,6 +76,7 @@ class Embedded:
                 is_ready=lambda: not self._stop.is_set() and log.is_writable(),
                 limits=limits_of(self.settings, directory),
                 client_ip=client_ip_of(self.settings),
+                traces=traces,
             )
             worker = EmbeddedWorker(
                 topology,
@@ -81,6 +84,7 @@ class Embedded:
                 self.meters,
                 partitions=topics[UPLOADS].partitions,
                 batch_records=self.settings.worker_batch_records,
+                traces=traces,
             )
             threads = [
                 threading.Thread(target=self._guarded, args=(lambda: worker.run(self._stop),), name="worker"),

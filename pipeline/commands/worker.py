@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import structlog
@@ -15,8 +16,10 @@ from pipeline.kafka import admin
 from pipeline.kafka.lanes import Lanes
 from pipeline.metrics import Meters
 from pipeline.settings import Settings
+from pipeline.structured_logs import library_handler
 from pipeline.topology import Topology
-from pipeline.worker.progress import Progress
+from pipeline.traces import open_traces
+from pipeline.worker.progress import Progress, watch
 
 _log = structlog.get_logger("pipeline.worker")
 
@@ -26,9 +29,10 @@ def worker(settings: Settings) -> int:
     import faust
 
     from pipeline.worker.endpoint import start_endpoint
-    from pipeline.worker.faust_worker import make_app
+    from pipeline.worker.faust_worker import EXIT_STUCK, die, make_app
 
     require_kafka(settings)
+    traces = open_traces(settings, "pipeline-worker")
     topics = load_topics()
     admin.require_topics(settings, topics)
     directory = load_directory(settings)
@@ -38,14 +42,24 @@ def worker(settings: Settings) -> int:
     meters = Meters()
     lanes = Lanes(settings, position_maker(codec), next_offset_reader(codec))
     progress = Progress(settings.worker_stall_s)
-    app = make_app(settings, Topology(codec, topics, directory), lanes, meters, progress)
+    app = make_app(settings, Topology(codec, topics, directory), lanes, meters, progress, traces=traces)
     if settings.worker_port:
         start_endpoint(settings, meters, progress, time.monotonic)
+    watch(progress, time.monotonic, lambda: die(EXIT_STUCK, "stuck", progress.waiting()))
     _log.info("working", kafka=settings.kafka_bootstrap, group=settings.worker_group)
     tune_gc()
-    process = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True)
-    try:
-        process.execute_from_commandline()
-    except SystemExit as ended:
-        return int(ended.code or 0)
+    # mode takes away what the root logger has and asks the app for its own.
+    app.conf.loghandlers = [library_handler(settings)]
+    process = faust.Worker(
+        app,
+        loglevel="WARN",
+        redirect_stdouts=False,
+        quiet=True,
+        logging_config={"version": 1, "disable_existing_loggers": False},
+    )
+    with contextlib.closing(traces):
+        try:
+            process.execute_from_commandline()
+        except SystemExit as ended:
+            return int(ended.code or 0)
     return 0

@@ -26,7 +26,9 @@ from pipeline.kafka.lanes import Lanes
 from pipeline.metrics import Meters
 from pipeline.settings import Settings
 from pipeline.topology import UPLOADS, Processed, Topology
+from pipeline.traces import OFF, BatchSpan, Traces
 from pipeline.worker.progress import Progress
+from pipeline.worker.report import report
 
 _log = structlog.get_logger("pipeline.worker")
 
@@ -45,6 +47,8 @@ class Positions:
     def __init__(self, lanes: Lanes) -> None:
         self.lanes = lanes
         self.expected: dict[int, int] = {}
+        self.committed: dict[int, int] = {}
+        """The same, of what is committed: progress and lag are measured here."""
         self.generation: int | None = None
         self.pool = ThreadPoolExecutor(LANE_THREADS, "lanes")
         self.stages = ThreadPoolExecutor(1, "stages")
@@ -84,6 +88,7 @@ class TransactionalConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is 
             assigned = sorted(tp.partition for tp in self.assignment())
             if positions.generation != generation:
                 positions.expected = dict(await self._take_over(positions, assigned))
+                positions.committed = dict(positions.expected)
                 positions.generation = generation
             # A repeated call in one generation rewinds too: records fetched while the flow was stopped
             # were thrown away, so an early return would lose them.
@@ -132,6 +137,7 @@ def make_app(
     meters: Meters,
     progress: Progress,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    traces: Traces = OFF,
 ) -> App:
     """Return the Faust app that carries uploads through the topology."""
     app = App(
@@ -157,7 +163,7 @@ def make_app(
     app.pipeline_positions = Positions(lanes)
     app.pipeline_topic = settings.kafka_topic_prefix + UPLOADS
     source = app.topic(app.pipeline_topic, key_type=bytes, value_type=bytes)
-    carrier = _Carrier(app, topology, meters, now_ms, settings.worker_batch_bytes)
+    carrier = _Carrier(app, topology, meters, now_ms, settings.worker_batch_bytes, traces)
 
     @app.agent(source, name="uploads")  # type: ignore[untyped-decorator]  # as above
     async def uploads(stream: Any) -> None:
@@ -172,31 +178,35 @@ def make_app(
 
 
 def observe_progress(app: App, meters: Meters, progress: Progress) -> None:
-    """Measure lag and progress; a worker that is stuck ends itself, so that it is restarted."""
-    positions = dict(app.pipeline_positions.expected)
+    """Measure lag and progress by what is committed; `watch` ends a worker that makes none."""
     if app.pipeline_positions.generation is None:
         return
+    committed = dict(app.pipeline_positions.committed)
     lag = {}
-    for partition, position in positions.items():
+    for partition, position in committed.items():
         try:
             end = app.consumer.highwater(TP(app.pipeline_topic, partition))
         except AssertionError:  # aiokafka's way to say that a rebalance has just taken the partition
             return
         lag[partition] = max(0, (end or 0) - position)
-        meters.set("pipeline_partition_lag_records", lag[partition], str(partition))
+    meters.replace("pipeline_partition_lag_records", {str(p): number for p, number in lag.items()})
     meters.set("pipeline_lag_records", sum(lag.values()))
-    now = time.monotonic()
-    progress.observe(now, positions, lag)
-    if progress.is_sick(now):
-        die(EXIT_STUCK, "stuck", {p: n for p, n in lag.items() if n})
+    progress.observe(time.monotonic(), committed, lag)
 
 
 class _Carrier:
     """Carries one batch: process by partition, one transaction each, then let the messages go."""
 
     def __init__(
-        self, app: App, topology: Topology, meters: Meters, now_ms: Callable[[], int], batch_bytes: int
+        self,
+        app: App,
+        topology: Topology,
+        meters: Meters,
+        now_ms: Callable[[], int],
+        batch_bytes: int,
+        traces: Traces,
     ) -> None:
+        self._traces = traces
         self._app = app
         self._topology = topology
         self._meters = meters
@@ -232,7 +242,9 @@ class _Carrier:
             return
         if offset > expected and expected > 0:
             # media.uploads has no legitimate gaps but those that retention makes.
-            _log.warning("offsets_missing", partition=partition, expected=expected, offset=offset)
+            _log.warning(
+                "offsets_missing", topic=UPLOADS, partition=partition, expected=expected, offset=offset
+            )
         positions.expected[partition] = offset + 1
         by_partition.setdefault(partition, []).append(stored_record(message))
 
@@ -243,23 +255,28 @@ class _Carrier:
         """
         positions, loop = self._app.pipeline_positions, asyncio.get_running_loop()
         for part in bounded(records, self._batch_bytes):
-            processed = await loop.run_in_executor(positions.stages, self._process, partition, part)
-            await loop.run_in_executor(
-                positions.pool, self._commit, partition, processed, part[-1].offset + 1
+            with self._traces.batch(part) as spans:
+                processed = await loop.run_in_executor(
+                    positions.stages, self._process, partition, part, spans
+                )
+                await loop.run_in_executor(positions.pool, self._commit, partition, part, processed, spans)
+
+    def _process(self, partition: int, records: Sequence[StoredRecord], spans: BatchSpan) -> Processed:
+        lanes = self._app.pipeline_positions.lanes
+        with spans.step("stages"):
+            return self._topology.process(
+                records, lambda keys: lanes.known(partition, keys), self._now_ms(), spans.headers_of
             )
 
-    def _process(self, partition: int, records: Sequence[StoredRecord]) -> Processed:
-        lanes = self._app.pipeline_positions.lanes
-        return self._topology.process(records, lambda keys: lanes.known(partition, keys), self._now_ms())
-
-    def _commit(self, partition: int, processed: Processed, next_offset: int) -> None:
+    def _commit(
+        self, partition: int, records: Sequence[StoredRecord], processed: Processed, spans: BatchSpan
+    ) -> None:
         started = time.perf_counter()
-        self._app.pipeline_positions.lanes.commit(partition, processed.records, next_offset)
+        with spans.step("transaction"):
+            self._app.pipeline_positions.lanes.commit(partition, processed.records, records[-1].offset + 1)
         self._meters.observe("pipeline_transaction_seconds", time.perf_counter() - started)
-        for (name, *labels), number in processed.counts.items():
-            self._meters.count(name, *labels, by=number)
-        for fault in processed.faults:
-            _log.error("internal_error", partition=partition, error=fault)
+        self._app.pipeline_positions.committed[partition] = records[-1].offset + 1
+        report(processed, len(records), self._meters)
 
 
 def bounded(records: Sequence[StoredRecord], most_bytes: int) -> Iterator[Sequence[StoredRecord]]:

@@ -63,10 +63,12 @@ class Pipeline(NamedTuple):
         ]
 
 
-def make_pipeline(home: Home, codec: Codec, directory: Directory = OPEN_DIRECTORY) -> Pipeline:
+def make_pipeline(
+    home: Home, codec: Codec, directory: Directory = OPEN_DIRECTORY, meters: Meters | None = None
+) -> Pipeline:
     """Return a pipeline on this home, with a clock that stands still."""
     topology = Topology(codec, load_topics(), directory)
     worker = EmbeddedWorker(
-        topology, home, Meters(), partitions=24, batch_records=50, now_ms=lambda: NOW_MS + 1_000
+        topology, home, meters or Meters(), partitions=24, batch_records=50, now_ms=lambda: NOW_MS + 1_000
     )
     return Pipeline(home, codec, topology, worker, itertools.count(1))
