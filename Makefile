@@ -17,12 +17,13 @@ demo: .venv/run.stamp ## the same, but stop then: exit 0 when the ledger balance
 test: .venv/dev.stamp ## all tests; PIPELINE_REQUIRE_KAFKA=1 demands those on Apache Kafka
 	$(BIN)/pytest
 
-check: .venv/dev.stamp ## format, lint, types, import rules, generated files, docs
+check: .venv/dev.stamp ## format, lint, types, import rules, generated files, schemas against released ones, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pipeline.contract.generate --check
+	$(BIN)/python -m pipeline.contract.released
 	$(BIN)/python -m docs.generate --check
 
 format: .venv/dev.stamp ## write what check would complain of, where a tool can

@@ -14,6 +14,7 @@ import structlog
 
 from pipeline.commands.home import kafka_codec, require_kafka
 from pipeline.commands.run import client_ip_of, limits_of, load_directory
+from pipeline.commands.startup import require_schemas
 from pipeline.contract.ports import Unavailable
 from pipeline.contract.topics import load_topics
 from pipeline.ingest.app import Door, make_app
@@ -49,7 +50,7 @@ def ingest(settings: Settings) -> int:
         )
     codec = kafka_codec(settings)
     _require_kafka_once(settings)
-    codec.prepare(UPLOADS)
+    require_schemas(codec, topics, [UPLOADS])
     directory = load_directory(settings)
     listener = bind(settings)
     if settings.ingest_processes > 1:
@@ -115,6 +116,9 @@ def _require_kafka_once(settings: Settings) -> None:
     worked = f"{settings.kafka_bootstrap} {settings.kafka_topic_prefix}"
     try:
         admin.require_topics(settings, load_topics())
+        admin.require_retention(settings)
+    except admin.RetentionTooShort:
+        raise
     except SettingError as error:
         if not marker.exists() or marker.read_text() != worked:
             raise

@@ -9,6 +9,7 @@ import structlog
 
 from pipeline.commands.home import kafka_codec, require_kafka
 from pipeline.commands.run import load_directory
+from pipeline.commands.startup import require_schemas
 from pipeline.contract.positions import next_offset_reader, position_maker
 from pipeline.contract.topics import load_topics
 from pipeline.ingest.server import tune_gc
@@ -35,10 +36,10 @@ def worker(settings: Settings) -> int:
     traces = open_traces(settings, "pipeline-worker")
     topics = load_topics()
     admin.require_topics(settings, topics)
+    admin.require_retention(settings)
     directory = load_directory(settings)
     codec = kafka_codec(settings)
-    for topic in topics:
-        codec.prepare(topic)
+    require_schemas(codec, topics, topics)
     meters = Meters()
     lanes = Lanes(settings, position_maker(codec), next_offset_reader(codec))
     progress = Progress(settings.worker_stall_s)
