@@ -119,16 +119,25 @@ class TopicsAction(StrEnum):
 
     APPLY = "apply"
     DIFF = "diff"
+    MIGRATE = "migrate"
 
 
 @app.command()
 def topics(
-    action: Annotated[TopicsAction, typer.Argument(help="apply or diff.")], data_dir: DataDir = None
+    action: Annotated[TopicsAction, typer.Argument(help="apply, diff or migrate.")],
+    data_dir: DataDir = None,
+    to_prefix: Annotated[
+        str | None, typer.Option("--to-prefix", help="For migrate: the prefix of the new topics.")
+    ] = None,
 ) -> None:
-    """Make Kafka's topics and the registry agree with the repository, or show the differences."""
+    """Make Kafka's topics and the registry agree with the repository, show the differences, or migrate.
+
+    `migrate` makes topics with the partitions of topics.toml under another prefix and re-keys the dedupe
+    index into them; see docs/kafka.md.
+    """
     from pipeline.commands.topics import topics as run_topics
 
-    raise typer.Exit(run_topics(_settings(data_dir=data_dir), action.value))
+    raise typer.Exit(run_topics(_settings(data_dir=data_dir), action.value, to_prefix))
 
 
 def _settings(**options: Any) -> Settings:

@@ -72,7 +72,7 @@ def ingest(settings: Settings) -> int:
             client_ip=client_ip_of(settings),
             traces=traces,
         )
-        forwarder = Forwarder(producer, [*adopted, own], meters)
+        forwarder = Forwarder(producer, [*adopted, own], meters, topics[UPLOADS].partitions)
 
         async def run() -> None:
             forwarding = asyncio.create_task(forwarder.run())

@@ -58,6 +58,7 @@ def worker(settings: Settings) -> int:
         quiet=True,
         logging_config={"version": 1, "disable_existing_loggers": False},
     )
+    process.spinner = None  # it writes to standard output, and lowers the root logger to DEBUG
     with contextlib.closing(traces):
         try:
             process.execute_from_commandline()

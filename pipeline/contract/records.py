@@ -589,14 +589,14 @@ class SessionEvents(NamedTuple):
 
 
 class IndexEntry(NamedTuple):
-    """What makes a session, an upload or a read position known. Topic media.index, key: session:<id>, upload:<id> or position:<topic>:<partition>; same partition number as the upload."""
+    """What makes a session, an upload or a read position known. Topic media.index, key: session:<id>, upload:<id>, position:<topic>:<partition> or migration:<prefix>:<partition>; same partition number as the upload."""
 
     kind: str
-    """session, upload or position."""
+    """session, upload, position, or migration (how far `topics migrate` has come)."""
     recorded_at_ms: int
     """When the worker wrote the entry, ms since 1970 UTC."""
     visitor_key: str | None = None
-    """Visitor key of the session."""
+    """Key of the upload's record, which decides its partition: for a session the visitor key."""
     upload_id: str | None = None
     """The upload that made the entry; for a session the first one."""
     replay_id: str | None = None
@@ -604,7 +604,7 @@ class IndexEntry(NamedTuple):
     source_topic: str | None = None
     """Topic of the upload's record."""
     source_partition: int | None = None
-    """Partition of the upload's record, or of the position."""
+    """Partition of the upload's record, of the position, or of the index that is migrated."""
     source_offset: int | None = None
     """Offset of the upload's record."""
     revision: int | None = None
@@ -614,11 +614,13 @@ class IndexEntry(NamedTuple):
     reason: str | None = None
     """Why it was rejected, for kind upload."""
     next_offset: int | None = None
-    """The offset to read next, for kind position."""
+    """The offset to read next, for kinds position and migration."""
     cluster_id: str | None = None
     """Kafka cluster of the position; null on the embedded log."""
     topic_id: str | None = None
     """Kafka topic id of the position; null on the embedded log."""
+    migrated_from: str | None = None
+    """Topic prefix that `topics migrate` brought the entry from; null for one of these topics' own."""
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro writes it."""
@@ -637,6 +639,7 @@ class IndexEntry(NamedTuple):
             "cluster_id": self.cluster_id,
             "topic_id": self.topic_id,
             "recorded_at_ms": self.recorded_at_ms,
+            "migrated_from": self.migrated_from,
         }
 
     @classmethod
@@ -657,6 +660,7 @@ class IndexEntry(NamedTuple):
             next_offset=value.get("next_offset", None),
             cluster_id=value.get("cluster_id", None),
             topic_id=value.get("topic_id", None),
+            migrated_from=value.get("migrated_from", None),
         )
 
 

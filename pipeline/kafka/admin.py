@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -145,7 +145,7 @@ def require_retention(settings: Settings) -> None:
 
     Retention follows the time of receipt, and a record may have waited in the spool before.
     """
-    held = _config_of(_admin(settings), UPLOADS, settings)
+    held = config_of(settings, UPLOADS)
     needed_s = settings.worker_longest_outage_s + settings.spool_max_age_s
     kept_ms = int(held["retention.ms"])
     if 0 <= kept_ms < needed_s * 1000:
@@ -159,6 +159,23 @@ def require_retention(settings: Settings) -> None:
             f"topic {UPLOADS} has retention.bytes={held['retention.bytes']}: Kafka may delete uploads before "
             "they are read, however young; set it to -1"
         )
+
+
+def config_of(settings: Settings, topic: str) -> dict[str, str]:
+    """Return every option of a topic, or raise `SettingError` when the broker can't be reached."""
+    return _config_of(_admin(settings), topic, settings)
+
+
+def members(settings: Settings) -> tuple[str, ...]:
+    """Return the workers of the group as `client@host`, or raise `SettingError`."""
+    group = settings.worker_group
+    try:
+        described = _admin(settings).describe_consumer_groups([group])[group].result(REACH_DEADLINE_S)
+    except (KafkaException, TimeoutError) as error:
+        if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return ()
+        raise unreachable(settings, error) from None
+    return tuple(f"{member.client_id}@{member.host}" for member in described.members)
 
 
 def _wait_until_settled(settings: Settings, topics: Mapping[str, Topic]) -> None:
