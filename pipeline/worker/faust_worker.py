@@ -104,7 +104,12 @@ class TransactionalConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is 
             offsets = await asyncio.wait_for(work, TAKE_OVER_DEADLINE_S)
         except Exception as error:  # noqa: BLE001 - Faust's recovery would end silently, whatever it was
             die(EXIT_STUCK, "take_over_failed", error)
-        _log.info("taken_over", partitions=list(assigned), took_s=round(time.monotonic() - started, 2))
+        _log.info(
+            "taken_over",
+            topic=UPLOADS,
+            partitions=list(assigned),
+            took_s=round(time.monotonic() - started, 2),
+        )
         return offsets
 
 
@@ -124,9 +129,9 @@ class App(faust.App):  # type: ignore[misc]  # as above
         return Transport(self.conf.broker_consumer, self)
 
 
-def die(code: int, event: str, error: object) -> Any:
+def die(code: int, event: str, error: object, **members: object) -> Any:
     """End the process at once: nothing of the batch in hand is committed."""
-    _log.error(event, error=repr(error), exit_code=code)
+    _log.error(event, **members, error=repr(error), exit_code=code)
     os._exit(code)
 
 
@@ -223,8 +228,6 @@ class _Carrier:
         carried = [self._carry_partition(partition, records) for partition, records in by_partition.items()]
         try:
             await asyncio.wait_for(asyncio.gather(*carried), TRANSACTION_DEADLINE_S)
-        except Fenced as error:
-            die(EXIT_FENCED, "fenced", error)
         except (TimeoutError, Unavailable) as error:
             die(EXIT_STUCK, "not_committed", error)
         for event in batch:
@@ -273,7 +276,13 @@ class _Carrier:
     ) -> None:
         started = time.perf_counter()
         with spans.step("transaction"):
-            self._app.pipeline_positions.lanes.commit(partition, processed.records, records[-1].offset + 1)
+            try:
+                self._app.pipeline_positions.lanes.commit(
+                    partition, processed.records, records[-1].offset + 1
+                )
+            except Fenced as error:
+                place = {"topic": UPLOADS, "partition": partition, "offset": records[0].offset}
+                die(EXIT_FENCED, "fenced", error, **place)
         self._meters.observe("pipeline_transaction_seconds", time.perf_counter() - started)
         self._app.pipeline_positions.committed[partition] = records[-1].offset + 1
         report(processed, len(records), self._meters)

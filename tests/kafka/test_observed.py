@@ -16,6 +16,7 @@ from pipeline.settings import child_environ
 from pipeline.wire.encode import to_media_collection
 from tests.collector import collecting
 from tests.kafka import running
+from tests.kafka.checkout import copied, with_text
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import Ingest, Worker, records, settled
 from tests.stories import story
@@ -81,3 +82,33 @@ def see_the_worker(base: str) -> None:
         assert line in text, line
     assert re.search(r"^pipeline_transaction_seconds_count [1-9]", text, re.MULTILINE)
     assert re.search(r"^pipeline_batch_seconds_count [1-9]", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "hang"),
+    [
+        ("pipeline/topology.py", "        prepared = [", "        __import__('time').sleep(600)\n"),
+        (
+            "pipeline/worker/faust_worker.py",
+            "        for event in batch:\n            self._sort_in",
+            "        time.sleep(600)\n",
+        ),
+    ],
+    ids=["a stage hangs", "the event loop hangs"],
+)
+def test_a_worker_that_makes_no_progress_ends_itself(
+    kafka: Kafka, tmp_path: Path, file: str, before: str, hang: str
+) -> None:
+    hung = with_text(copied(tmp_path / "hung"), file, before, hang + before)
+    settings = settings_of(kafka, tmp_path / "data", worker_stall_s=5)
+    log = tmp_path / "worker.log"
+    with made_topics(settings), Ingest(settings) as ingest, Worker(settings, log, hung) as worker:
+        worker.await_assignment()
+        with ingest.client() as client:
+            client.post("/api/v1/downloaded", content=BODY, headers=HEADERS)
+        end = time.monotonic() + 40
+        while not worker.codes:
+            assert time.monotonic() < end, log.read_text()[-2000:]
+            time.sleep(0.2)
+        assert worker.codes[0] == 4
+    assert '"event": "stuck"' in log.read_text()
