@@ -51,7 +51,8 @@ class Deployment(NamedTuple):
     def pipeline(self, settings: Settings, partitions: int) -> Pipeline:
         home = KafkaHome(settings, self.codec)
         self.homes.append(home)
-        return make_pipeline(home, self.codec, partitions=partitions)
+        made = make_pipeline(home, self.codec, partitions=partitions)
+        return made._replace(ids=itertools.count(1_000 * len(self.homes)))
 
     def migrate(self) -> migration.Migrated:
         return migrate(self.old, self.new, self.codec)
