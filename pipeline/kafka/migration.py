@@ -72,8 +72,6 @@ class Migrated(NamedTuple):
     """Distinct entries by kind that the new index holds from the old one."""
     written: int
     """Records that this run wrote."""
-    redone_from: int
-    """Records that an earlier run had read already."""
 
 
 Tell = Callable[[str], None]
@@ -150,7 +148,7 @@ class _Migration:
                 f"old index: {held.keyed} {held.keyless}; new: {verified.keyed} {verified.keyless}"
             )
         kinds = Counter(held.keyed.kinds) + Counter(held.keyless[0].kinds)
-        return Migrated(self._before, self._after, kinds, written, sum(found.migrated.values()))
+        return Migrated(self._before, self._after, kinds, written)
 
     def _ends(self) -> dict[str, dict[int, int]]:
         return {
@@ -229,11 +227,12 @@ class _Migration:
         return Record(INDEX, partition % self._after, key, self._codec.encode(INDEX, entry), now_ms)
 
     def _census(self, reader: KafkaReader, *, is_new: bool) -> Census:
-        """Read an index once; what is remembered are eight bytes for each key of one partition."""
+        """Read an index once; what is remembered is a number for each key of one partition."""
         keyed, keyless = _Tally(), [_Tally() for _ in range(self._after)]
         positions: dict[int, int] = {}
         migrated: dict[int, int] = {}
         others = 0
+        shared: dict[tuple[str, int | None], tuple[str, int | None]] = {}
         for partition in range(reader.partitions(INDEX)):
             live: dict[int, tuple[str, int | None]] = {}
             for stored in reader.read(INDEX, {partition: reader.first_offset(INDEX, partition)}):
@@ -250,7 +249,7 @@ class _Migration:
                     migrated[entry.source_partition] = entry.next_offset or 0
                 elif entry.kind in MOVED:
                     at = None if entry.visitor_key is None else self._place(entry, partition, is_new=is_new)
-                    live[digest] = (entry.kind, at)
+                    live[digest] = shared.setdefault((entry.kind, at), (entry.kind, at))
             for digest, (kind, at) in live.items():
                 if at is not None:
                     keyed.add(kind, digest, at)
