@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.contract.ports import Unavailable
+from pipeline.contract.ports import PositionUnusable, Unavailable
 from pipeline.settings import SettingError, Settings, load
 from pipeline.structured_logs import set_up_logs
 
@@ -34,7 +34,7 @@ def main() -> None:
     """Run the command line; exit 2 with one line when a setting is wrong."""
     try:
         app(standalone_mode=True)
-    except (SettingError, Unavailable) as error:
+    except (SettingError, Unavailable, PositionUnusable) as error:
         sys.stderr.write(f"pipeline: {error}\n")
         sys.exit(2)
 
@@ -138,6 +138,30 @@ def topics(
     from pipeline.commands.topics import topics as run_topics
 
     raise typer.Exit(run_topics(_settings(data_dir=data_dir), action.value, to_prefix))
+
+
+class IndexAction(StrEnum):
+    """What `pipeline index` does."""
+
+    ADOPT = "adopt"
+    REBUILD = "rebuild"
+
+
+@app.command()
+def index(
+    action: Annotated[
+        IndexAction,
+        typer.Argument(
+            help="adopt: go on with a topic of uploads that was made anew; "
+            "rebuild: make a lost index again from sessions and outcomes."
+        ),
+    ],
+    data_dir: DataDir = None,
+) -> None:
+    """Mend the dedupe index on Kafka when a worker says that it does not fit; stop all workers first."""
+    from pipeline.commands.index import index as run_index
+
+    raise typer.Exit(run_index(_settings(data_dir=data_dir), action.value))
 
 
 def _settings(**options: Any) -> Settings:

@@ -68,6 +68,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("pipeline_outcomes_total", Type.COUNTER, ("outcome",), "Uploads by their one outcome."),
     Metric("pipeline_redelivered_total", Type.COUNTER, (), "The same upload id met again."),
     Metric("pipeline_door_disagrees_total", Type.COUNTER, (), "Worker and door disagree: alarm."),
+    Metric("pipeline_lost_offsets_total", Type.COUNTER, (), "Uploads removed before they were read: alarm."),
     Metric("pipeline_lateness_seconds", Type.HISTOGRAM, (), "Receipt after the viewing's end.", _LATENESS_S),
     Metric("pipeline_dead_letters_total", Type.COUNTER, ("reason",), "Rejected uploads by reason."),
     Metric("pipeline_records_read_total", Type.COUNTER, (), "Records of media.uploads that were carried."),

@@ -121,6 +121,16 @@ class Settings:
         at_least=5,
         at_most=3_600,
     )
+    worker_dead_letters_percent: int = _setting(
+        10,
+        "With more dead letters of its own doing (not the door's) among the last uploads the worker stops; "
+        "100 is no limit.",
+        at_least=0,
+        at_most=100,
+    )
+    worker_dead_letters_least: int = _setting(
+        20, "So many of them in a partition are needed before the limit counts.", at_least=1, at_most=10_000
+    )
     worker_session_timeout_s: int = _setting(
         15,
         "After how long without a heartbeat the group gives a worker's partitions away.",

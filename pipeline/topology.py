@@ -16,7 +16,7 @@ routed to topics. The homes (`pipeline.log`, `pipeline.kafka`) carry the records
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pipeline.contract.codec import Codec
@@ -25,6 +25,7 @@ from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.records import DeadLetter, IndexEntry
 from pipeline.contract.records import Outcome as OutcomeRecord
 from pipeline.contract.topics import Topic
+from pipeline.stages import flood
 from pipeline.stages.datastreams import Directory
 from pipeline.stages.derive import Output, derive
 from pipeline.stages.judge import Judgement, Outcome, judge, keys_of
@@ -53,10 +54,17 @@ class Processed(NamedTuple):
 class Topology:
     """The stages bound to a contract: the only thing that the homes need to know of them."""
 
-    def __init__(self, codec: Codec, topics: Mapping[str, Topic], directory: Directory) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        topics: Mapping[str, Topic],
+        directory: Directory,
+        limit: flood.Limit = flood.DEFAULT_LIMIT,
+    ) -> None:
         self._codec = codec
         self._partitions = {name: topic.partitions for name, topic in topics.items()}
         self._directory = directory
+        self._limit = limit
 
     def receive(self, request: Request, new_id: Callable[[], str]) -> Reception:
         """Return the door's answer and uploads for one request."""
@@ -76,34 +84,46 @@ class Topology:
         batch: Sequence[StoredRecord],
         known: Known,
         now_ms: int,
+        never_taken: Collection[int] = (),
         headers_of: Callable[[StoredRecord], Headers] = passed_on,
     ) -> Processed:
         """Return everything that this batch of one partition gives; pure but for `known`.
 
         `headers_of` says what the records made of an upload carry: its trace context.
+        The uploads at the offsets `never_taken` gave records that the log refuses: each is a dead letter.
+        Raises `Flooded` when too many became dead letters by our own doing.
         """
         prepared = [prepare(stored, self._codec, self._directory) for stored in batch]
+        prepared = [_too_large(step) if step.stored.offset in never_taken else step for step in prepared]
+        window_key = flood.window_key(batch[0].partition)
         entries = {
             key: self._codec.decode_record(IndexEntry, value)
-            for key, value in known([key for step in prepared for key in keys_of(step)]).items()
+            for key, value in known(
+                [window_key, *(key for step in prepared for key in keys_of(step))]
+            ).items()
         }
         records: list[Record] = []
         counts: Counter[tuple[str, ...]] = Counter()
-        faults: list[str] = []
+        ended: list[Prepared] = []
         dead_letters: list[DeadLetter] = []
         lateness_ms: list[int] = []
         for step in prepared:
-            outcome, outputs, made, ended = self._carried(step, entries, now_ms, headers_of(step.stored))
+            outcome, outputs, made, end = self._carried(step, entries, now_ms, headers_of(step.stored))
             records.extend(made)
-            counts.update(_counts(outcome, ended))
-            if ended.refusal is not None and ended.refusal.fault:
-                faults.append(ended.refusal.fault)
+            counts.update(_counts(outcome, end))
+            if outcome is Outcome.REJECTED:
+                ended.append(end)
             for _, _, value in outputs:
                 if isinstance(value, DeadLetter):
                     dead_letters.append(value)
                 elif isinstance(value, OutcomeRecord) and value.lateness_ms is not None:
                     lateness_ms.append(value.lateness_ms)
-        return Processed(tuple(records), counts, tuple(faults), tuple(dead_letters), tuple(lateness_ms))
+        before = entries.get(window_key)
+        after = flood.judged(before, len(batch), ended, self._limit, now_ms)
+        if after is not None:
+            records.append(self._record(Output(INDEX, window_key, after), now_ms, (), batch[0]))
+        faults = tuple(end.refusal.fault for end in ended if end.refusal is not None and end.refusal.fault)
+        return Processed(tuple(records), counts, faults, tuple(dead_letters), tuple(lateness_ms))
 
     def _carried(
         self, step: Prepared, entries: dict[bytes, IndexEntry], now_ms: int, headers: Headers
@@ -134,6 +154,11 @@ class Topology:
             partition = partition_of(output.key, self._partitions[output.topic])
         value = self._codec.encode(output.topic, output.value)
         return Record(output.topic, partition, output.key, value, timestamp_ms, headers)
+
+
+def _too_large(step: Prepared) -> Prepared:
+    fault = "a record of this upload is larger than Kafka takes"
+    return step._replace(identified=None, refusal=Refusal("record_too_large", fault=fault))
 
 
 def _outputs(step: Prepared, judgement: Judgement, now_ms: int) -> tuple[Output, ...]:

@@ -28,6 +28,7 @@ from pipeline.log.registry_file import FileRegistry
 from pipeline.metrics import Meters
 from pipeline.settings import SettingError, Settings
 from pipeline.stages.datastreams import OPEN_DIRECTORY, DatastreamsError, Directory, parse_datastreams
+from pipeline.stages.flood import Limit
 from pipeline.topology import UPLOADS, Topology
 from pipeline.traces import open_traces
 from pipeline.worker.embedded import EmbeddedWorker
@@ -65,7 +66,8 @@ class Embedded:
         topics = load_topics()
         traces = open_traces(self.settings, "pipeline-run")
         with opened_log(self.settings) as (log, codec), contextlib.closing(traces):
-            topology = Topology(codec, topics, directory)
+            limit = Limit(self.settings.worker_dead_letters_percent, self.settings.worker_dead_letters_least)
+            topology = Topology(codec, topics, directory, limit)
             door = Door(
                 topology,
                 log,

@@ -589,10 +589,10 @@ class SessionEvents(NamedTuple):
 
 
 class IndexEntry(NamedTuple):
-    """What makes a session, an upload or a read position known. Topic media.index, key: session:<id>, upload:<id>, position:<topic>:<partition> or migration:<prefix>:<partition>; same partition number as the upload."""
+    """What makes a session, an upload or a read position known. Topic media.index, key: session:<id>, upload:<id>, position:<topic>:<partition>, window:<topic>:<partition> or migration:<prefix>:<partition>; same partition number as the upload."""
 
     kind: str
-    """session, upload, position, or migration (how far `topics migrate` has come)."""
+    """session, upload, position, window, or migration (how far `topics migrate` has come)."""
     recorded_at_ms: int
     """When the worker wrote the entry, ms since 1970 UTC."""
     visitor_key: str | None = None
@@ -619,6 +619,10 @@ class IndexEntry(NamedTuple):
     """Kafka cluster of the position; null on the embedded log."""
     topic_id: str | None = None
     """Kafka topic id of the position; null on the embedded log."""
+    uploads: int | None = None
+    """Uploads of late in the partition, for kind window."""
+    dead_letters: int | None = None
+    """Dead letters of the worker's own doing among them, for kind window."""
     migrated_from: str | None = None
     """Topic prefix that `topics migrate` brought the entry from; null for one of these topics' own."""
 
@@ -638,6 +642,8 @@ class IndexEntry(NamedTuple):
             "next_offset": self.next_offset,
             "cluster_id": self.cluster_id,
             "topic_id": self.topic_id,
+            "uploads": self.uploads,
+            "dead_letters": self.dead_letters,
             "recorded_at_ms": self.recorded_at_ms,
             "migrated_from": self.migrated_from,
         }
@@ -660,6 +666,8 @@ class IndexEntry(NamedTuple):
             next_offset=value.get("next_offset", None),
             cluster_id=value.get("cluster_id", None),
             topic_id=value.get("topic_id", None),
+            uploads=value.get("uploads", None),
+            dead_letters=value.get("dead_letters", None),
             migrated_from=value.get("migrated_from", None),
         )
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -117,11 +117,22 @@ def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, 
     return differences
 
 
-def cluster_id(settings: Settings) -> str:
-    """Return the id of the cluster, or raise `SettingError` when it can't be reached."""
+class Ids(NamedTuple):
+    """What tells a topic from another of the same name."""
+
+    cluster_id: str
+    topic_id: str
+
+
+def ids_of(settings: Settings, topics: Sequence[str]) -> tuple[Ids, ...]:
+    """Return the ids of these topics, or raise `SettingError` when they or the cluster can't be reached."""
+    admin = _admin(settings)
+    names = [settings.kafka_topic_prefix + topic for topic in topics]
     try:
-        return str(_admin(settings).list_topics(timeout=REACH_DEADLINE_S).cluster_id)
-    except KafkaException as error:
+        cluster_id = str(admin.list_topics(timeout=REACH_DEADLINE_S).cluster_id)
+        asked = admin.describe_topics(TopicCollection(names), request_timeout=REACH_DEADLINE_S)
+        return tuple(Ids(cluster_id, str(asked[name].result(REACH_DEADLINE_S).topic_id)) for name in names)
+    except (KafkaException, TimeoutError) as error:
         raise unreachable(settings, error) from None
 
 

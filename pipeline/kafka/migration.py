@@ -29,7 +29,7 @@ from pipeline.settings import SettingError, Settings
 INDEX: Final = "media.index"
 UPLOADS: Final = "media.uploads"
 MOVED: Final = frozenset({"session", "upload"})
-"""The kinds of entries that are moved: positions belong to the old media.uploads."""
+"""The kinds of entries that are moved: positions and windows belong to the old media.uploads."""
 TRANSACTION_RECORDS: Final = 1_000
 TRANSACTION_S: Final = 30.0
 MOST_REDONE: Final = 20
@@ -160,7 +160,7 @@ class _Migration:
         pending = 0
         for partition in range(self._old.partitions(UPLOADS)):
             position = max(held.positions.get(partition, 0), self._old.first_offset(UPLOADS, partition))
-            pending += self._old.end_offset(UPLOADS, partition) - position
+            pending += max(0, self._old.end_offset(UPLOADS, partition) - position)
         if pending:
             raise SettingError(
                 f"{pending} uploads under {self._named(self._from)} are not carried yet: stop the ingests, "

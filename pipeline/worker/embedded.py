@@ -87,7 +87,10 @@ class EmbeddedWorker:
         with self._traces.batch(batch) as spans:
             with spans.step("stages"):
                 processed = self._topology.process(
-                    batch, lambda keys: self._home.known(partition, keys), self._now_ms(), spans.headers_of
+                    batch,
+                    lambda keys: self._home.known(partition, keys),
+                    self._now_ms(),
+                    headers_of=spans.headers_of,
                 )
             begun = time.perf_counter()
             with spans.step("transaction"):

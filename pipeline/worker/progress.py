@@ -28,15 +28,15 @@ class Progress:
             self._moved_at = now
         self._positions, self._lag, self._observed_at = dict(positions), dict(lag), now
 
-    def busy(self, now: float) -> None:
-        """Note progress of another kind: a take-over that reads on through a long index."""
-        self._moved_at = now
-        if self._observed_at is not None:
-            self._observed_at = now
-
     def waiting(self) -> Mapping[int, int]:
         """Return how many uploads wait, by partition, where some do."""
         return {partition: number for partition, number in self._lag.items() if number}
+
+    def rest(self, now: float) -> None:
+        """Take that nothing can move now, while partitions are taken over."""
+        self._moved_at = now
+        if self._observed_at is not None:
+            self._observed_at = now
 
     def is_ready(self) -> bool:
         """Return whether partitions were taken over, or the group gave this worker none."""
@@ -45,7 +45,7 @@ class Progress:
     def is_sick(self, now: float) -> bool:
         """Return whether for too long uploads have waited while nothing moved, or nobody has looked.
 
-        The second is an event loop that hangs, or a rebalance that never ends.
+        The second is an event loop that hangs.
         """
         if self._observed_at is None:
             return False

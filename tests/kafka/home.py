@@ -14,7 +14,6 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from deploy.servers import Kafka, KafkaCluster
 from pipeline.contract.codec import Codec
-from pipeline.contract.positions import next_offset_reader, position_maker
 from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.topics import Topic, load_topics
 from pipeline.kafka import admin
@@ -59,8 +58,8 @@ def delete_topics(settings: Settings) -> None:
 class KafkaHome:
     """The ports on Kafka, in one object."""
 
-    def __init__(self, settings: Settings, codec: Codec) -> None:
-        self._lanes = Lanes(settings, position_maker(codec), next_offset_reader(codec))
+    def __init__(self, settings: Settings, codec: Codec, topics: Mapping[str, Topic] | None = None) -> None:
+        self._lanes = Lanes(settings, codec, topics or load_topics())
         self._uploads = UploadProducer(settings, time.monotonic)
         self._reader = KafkaReader(settings)
         self._prefix = settings.kafka_topic_prefix
@@ -110,3 +109,4 @@ class KafkaHome:
     def close(self) -> None:
         self._uploads.close()
         self._reader.close()
+        self._lanes.close()

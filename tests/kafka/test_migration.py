@@ -49,7 +49,7 @@ class Deployment(NamedTuple):
     homes: list[KafkaHome]
 
     def pipeline(self, settings: Settings, partitions: int) -> Pipeline:
-        home = KafkaHome(settings, self.codec)
+        home = KafkaHome(settings, self.codec, of(partitions))
         self.homes.append(home)
         made = make_pipeline(home, self.codec, partitions=partitions)
         return made._replace(ids=itertools.count(1_000 * len(self.homes)))

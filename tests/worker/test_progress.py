@@ -65,7 +65,7 @@ def test_a_long_take_over_that_goes_on_is_no_standstill() -> None:
     progress = Progress(stall_s=10)
     progress.observe(0, {0: 5}, {0: 3})
     for second in range(0, 60, 6):
-        progress.busy(second)
+        progress.rest(second)
         assert not progress.is_sick(second + 5)
     assert progress.is_sick(70)
 
