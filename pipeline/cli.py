@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import structlog
 import typer
 
 from pipeline.contract.ports import PositionUnusable, Unavailable
 from pipeline.settings import SettingError, Settings, load
+from pipeline.structured_logs import set_up_logs
 
 app = typer.Typer(
     name="pipeline",
@@ -120,16 +119,25 @@ class TopicsAction(StrEnum):
 
     APPLY = "apply"
     DIFF = "diff"
+    MIGRATE = "migrate"
 
 
 @app.command()
 def topics(
-    action: Annotated[TopicsAction, typer.Argument(help="apply or diff.")], data_dir: DataDir = None
+    action: Annotated[TopicsAction, typer.Argument(help="apply, diff or migrate.")],
+    data_dir: DataDir = None,
+    to_prefix: Annotated[
+        str | None, typer.Option("--to-prefix", help="For migrate: the prefix of the new topics.")
+    ] = None,
 ) -> None:
-    """Make Kafka's topics and the registry agree with the repository, or show the differences."""
+    """Make Kafka's topics and the registry agree with the repository, show the differences, or migrate.
+
+    `migrate` makes topics with the partitions of topics.toml under another prefix and re-keys the dedupe
+    index into them; see docs/kafka.md.
+    """
     from pipeline.commands.topics import topics as run_topics
 
-    raise typer.Exit(run_topics(_settings(data_dir=data_dir), action.value))
+    raise typer.Exit(run_topics(_settings(data_dir=data_dir), action.value, to_prefix))
 
 
 class IndexAction(StrEnum):
@@ -158,13 +166,5 @@ def index(
 
 def _settings(**options: Any) -> Settings:
     settings = load(**options)
-    level = logging.getLevelNamesMapping().get(settings.log_level.upper())
-    if level is None:
-        raise SettingError(
-            f"PIPELINE_LOG_LEVEL must be debug, info, warning or error, not {settings.log_level!r}"
-        )
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    set_up_logs(settings)
     return settings

@@ -22,7 +22,8 @@ from typing import Final, NamedTuple
 from pipeline.contract.codec import Codec
 from pipeline.contract.partition import partition_of
 from pipeline.contract.record import Record, StoredRecord
-from pipeline.contract.records import IndexEntry
+from pipeline.contract.records import DeadLetter, IndexEntry
+from pipeline.contract.records import Outcome as OutcomeRecord
 from pipeline.contract.topics import Topic
 from pipeline.stages import flood
 from pipeline.stages.datastreams import Directory
@@ -31,6 +32,7 @@ from pipeline.stages.judge import Judgement, Outcome, judge, keys_of
 from pipeline.stages.outcome import duplicate, refused
 from pipeline.stages.prepare import Prepared, Refusal, prepare
 from pipeline.stages.receive import Reception, Request, receive
+from pipeline.traces import Headers, passed_on
 
 UPLOADS: Final = "media.uploads"
 INDEX: Final = "media.index"
@@ -44,6 +46,9 @@ class Processed(NamedTuple):
     records: tuple[Record, ...]
     counts: Mapping[tuple[str, ...], int]
     faults: tuple[str, ...]
+    dead_letters: tuple[DeadLetter, ...] = ()
+    lateness_ms: tuple[int, ...] = ()
+    """Of each accepted upload: receipt after the viewing's end."""
 
 
 class Topology:
@@ -65,20 +70,26 @@ class Topology:
         """Return the door's answer and uploads for one request."""
         return receive(request, self._directory, new_id)
 
-    def upload_records(self, reception: Reception) -> tuple[Record, ...]:
+    def upload_records(self, reception: Reception, headers: Headers = ()) -> tuple[Record, ...]:
         """Return the records of `media.uploads` that must be durable before the answer goes out."""
         return tuple(
             self._record(
-                Output(UPLOADS, upload.key.encode(), upload.value), upload.value.received_at_ms, None
+                Output(UPLOADS, upload.key.encode(), upload.value), upload.value.received_at_ms, headers, None
             )
             for upload in reception.uploads
         )
 
     def process(
-        self, batch: Sequence[StoredRecord], known: Known, now_ms: int, never_taken: Collection[int] = ()
+        self,
+        batch: Sequence[StoredRecord],
+        known: Known,
+        now_ms: int,
+        never_taken: Collection[int] = (),
+        headers_of: Callable[[StoredRecord], Headers] = passed_on,
     ) -> Processed:
         """Return everything that this batch of one partition gives; pure but for `known`.
 
+        `headers_of` says what the records made of an upload carry: its trace context.
         The uploads at the offsets `never_taken` gave records that the log refuses: each is a dead letter.
         Raises `Flooded` when too many became dead letters by our own doing.
         """
@@ -94,45 +105,55 @@ class Topology:
         records: list[Record] = []
         counts: Counter[tuple[str, ...]] = Counter()
         ended: list[Prepared] = []
+        dead_letters: list[DeadLetter] = []
+        lateness_ms: list[int] = []
         for step in prepared:
-            outcome, outputs, end = self._carried(step, entries, now_ms)
-            records.extend(outputs)
+            outcome, outputs, made, end = self._carried(step, entries, now_ms, headers_of(step.stored))
+            records.extend(made)
             counts.update(_counts(outcome, end))
             if outcome is Outcome.REJECTED:
                 ended.append(end)
+            for _, _, value in outputs:
+                if isinstance(value, DeadLetter):
+                    dead_letters.append(value)
+                elif isinstance(value, OutcomeRecord) and value.lateness_ms is not None:
+                    lateness_ms.append(value.lateness_ms)
         before = entries.get(window_key)
         after = flood.judged(before, len(batch), ended, self._limit, now_ms)
         if after is not None:
-            records.append(self._record(Output(INDEX, window_key, after), now_ms, batch[0]))
+            records.append(self._record(Output(INDEX, window_key, after), now_ms, (), batch[0]))
         faults = tuple(end.refusal.fault for end in ended if end.refusal is not None and end.refusal.fault)
-        return Processed(tuple(records), counts, faults)
+        return Processed(tuple(records), counts, faults, tuple(dead_letters), tuple(lateness_ms))
 
     def _carried(
-        self, step: Prepared, entries: dict[bytes, IndexEntry], now_ms: int
-    ) -> tuple[Outcome, list[Record], Prepared]:
-        """Return the outcome, the records and the step as it ended; remembers it in `entries`."""
+        self, step: Prepared, entries: dict[bytes, IndexEntry], now_ms: int, headers: Headers
+    ) -> tuple[Outcome, Sequence[Output], list[Record], Prepared]:
+        """Return the outcome, what was made of it and the step as it ended; remembers it in `entries`."""
         judgement = judge(step, entries)
         if judgement.outcome is Outcome.REDELIVERED:
-            return judgement.outcome, [], step
+            return judgement.outcome, (), [], step
+        stored = step.stored
         try:
             outputs = _outputs(step, judgement, now_ms)
-            records = [self._record(output, step.stored.timestamp_ms, step.stored) for output in outputs]
+            records = [self._record(output, stored.timestamp_ms, headers, stored) for output in outputs]
         except Exception as error:  # noqa: BLE001 - a stage that fails on one upload is that upload's dead letter
             step = step._replace(identified=None, refusal=Refusal("internal_error", fault=repr(error)))
             judgement = Judgement(Outcome.REJECTED)
             outputs = refused(step, now_ms)
-            records = [self._record(output, step.stored.timestamp_ms, step.stored) for output in outputs]
+            records = [self._record(output, stored.timestamp_ms, headers, stored) for output in outputs]
         entries.update({o.key: o.value for o in outputs if isinstance(o.value, IndexEntry)})
-        return judgement.outcome, records, step
+        return judgement.outcome, outputs, records, step
 
-    def _record(self, output: Output, timestamp_ms: int, source: StoredRecord | None) -> Record:
+    def _record(
+        self, output: Output, timestamp_ms: int, headers: Headers, source: StoredRecord | None
+    ) -> Record:
         # The index lives by source partition, so that a worker that owns the partition owns its index.
         if output.topic == INDEX and source is not None:
             partition = source.partition
         else:
             partition = partition_of(output.key, self._partitions[output.topic])
         value = self._codec.encode(output.topic, output.value)
-        return Record(output.topic, partition, output.key, value, timestamp_ms)
+        return Record(output.topic, partition, output.key, value, timestamp_ms, headers)
 
 
 def _too_large(step: Prepared) -> Prepared:

@@ -30,6 +30,7 @@ from pipeline.settings import SettingError, Settings
 from pipeline.stages.datastreams import OPEN_DIRECTORY, DatastreamsError, Directory, parse_datastreams
 from pipeline.stages.flood import Limit
 from pipeline.topology import UPLOADS, Topology
+from pipeline.traces import open_traces
 from pipeline.worker.embedded import EmbeddedWorker
 
 _log = structlog.get_logger("pipeline.run")
@@ -63,7 +64,8 @@ class Embedded:
         directory = load_directory(self.settings)
         self._socket = bind(self.settings)
         topics = load_topics()
-        with opened_log(self.settings) as (log, codec):
+        traces = open_traces(self.settings, "pipeline-run")
+        with opened_log(self.settings) as (log, codec), contextlib.closing(traces):
             limit = Limit(self.settings.worker_dead_letters_percent, self.settings.worker_dead_letters_least)
             topology = Topology(codec, topics, directory, limit)
             door = Door(
@@ -76,6 +78,7 @@ class Embedded:
                 is_ready=lambda: not self._stop.is_set() and log.is_writable(),
                 limits=limits_of(self.settings, directory),
                 client_ip=client_ip_of(self.settings),
+                traces=traces,
             )
             worker = EmbeddedWorker(
                 topology,
@@ -83,6 +86,7 @@ class Embedded:
                 self.meters,
                 partitions=topics[UPLOADS].partitions,
                 batch_records=self.settings.worker_batch_records,
+                traces=traces,
             )
             threads = [
                 threading.Thread(target=self._guarded, args=(lambda: worker.run(self._stop),), name="worker"),

@@ -589,14 +589,14 @@ class SessionEvents(NamedTuple):
 
 
 class IndexEntry(NamedTuple):
-    """What makes a session, an upload or a read position known. Topic media.index, key: session:<id>, upload:<id>, position:<topic>:<partition> or window:<topic>:<partition>; same partition number as the upload."""
+    """What makes a session, an upload or a read position known. Topic media.index, key: session:<id>, upload:<id>, position:<topic>:<partition>, window:<topic>:<partition> or migration:<prefix>:<partition>; same partition number as the upload."""
 
     kind: str
-    """session, upload, position or window."""
+    """session, upload, position, window, or migration (how far `topics migrate` has come)."""
     recorded_at_ms: int
     """When the worker wrote the entry, ms since 1970 UTC."""
     visitor_key: str | None = None
-    """Visitor key of the session."""
+    """Key of the upload's record, which decides its partition: for a session the visitor key."""
     upload_id: str | None = None
     """The upload that made the entry; for a session the first one."""
     replay_id: str | None = None
@@ -604,7 +604,7 @@ class IndexEntry(NamedTuple):
     source_topic: str | None = None
     """Topic of the upload's record."""
     source_partition: int | None = None
-    """Partition of the upload's record, or of the position."""
+    """Partition of the upload's record, of the position, or of the index that is migrated."""
     source_offset: int | None = None
     """Offset of the upload's record."""
     revision: int | None = None
@@ -614,7 +614,7 @@ class IndexEntry(NamedTuple):
     reason: str | None = None
     """Why it was rejected, for kind upload."""
     next_offset: int | None = None
-    """The offset to read next, for kind position."""
+    """The offset to read next, for kinds position and migration."""
     cluster_id: str | None = None
     """Kafka cluster of the position; null on the embedded log."""
     topic_id: str | None = None
@@ -623,6 +623,8 @@ class IndexEntry(NamedTuple):
     """Uploads of late in the partition, for kind window."""
     dead_letters: int | None = None
     """Dead letters of the worker's own doing among them, for kind window."""
+    migrated_from: str | None = None
+    """Topic prefix that `topics migrate` brought the entry from; null for one of these topics' own."""
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro writes it."""
@@ -643,6 +645,7 @@ class IndexEntry(NamedTuple):
             "uploads": self.uploads,
             "dead_letters": self.dead_letters,
             "recorded_at_ms": self.recorded_at_ms,
+            "migrated_from": self.migrated_from,
         }
 
     @classmethod
@@ -665,6 +668,7 @@ class IndexEntry(NamedTuple):
             topic_id=value.get("topic_id", None),
             uploads=value.get("uploads", None),
             dead_letters=value.get("dead_letters", None),
+            migrated_from=value.get("migrated_from", None),
         )
 
 

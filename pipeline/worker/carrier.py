@@ -21,7 +21,9 @@ from pipeline.metrics import Meters
 from pipeline.settings import Settings
 from pipeline.stages.flood import Flooded
 from pipeline.topology import UPLOADS, Processed, Topology
+from pipeline.traces import OFF, BatchSpan, Traces
 from pipeline.worker.ownership import Ownership
+from pipeline.worker.report import report
 
 _log = structlog.get_logger("pipeline.worker")
 
@@ -44,7 +46,8 @@ class Ending(IntEnum):
     """Too many uploads became the worker's own dead letters."""
 
 
-End = Callable[[Ending, str, object], Any]
+End = Callable[..., Any]
+"""Ends the process: why, the log event, the error, and the event's members."""
 
 
 class Carrier:
@@ -59,9 +62,11 @@ class Carrier:
         now_ms: Callable[[], int],
         end: End,
         is_flowing: Callable[[], bool],
+        traces: Traces = OFF,
     ) -> None:
         """`is_flowing` says that neither a stop nor a rebalance waits for the batch in hand."""
         self._is_flowing = is_flowing
+        self._traces = traces
         self._topology = topology
         self._ownership = ownership
         self._meters = meters
@@ -80,8 +85,6 @@ class Carrier:
             await asyncio.gather(
                 *(self._carry_partition(p, records, generation) for p, records in by_partition.items())
             )
-        except Fenced as error:
-            self._end(Ending.FENCED, "fenced", error)
         except Flooded as error:
             self._end(Ending.FLOOD, "too_many_dead_letters", error)
         except (TimeoutError, Unavailable, NeverTaken) as error:
@@ -112,7 +115,9 @@ class Carrier:
         if first is not None and first < offset:
             self._end(Ending.STUCK, "uploads_passed_over", f"{UPLOADS} {partition} from {first} to {offset}")
         self._meters.count("pipeline_lost_offsets_total", by=offset - expected)
-        _log.error("offsets_lost", partition=partition, offset=expected, offsets=offset - expected)
+        _log.error(
+            "offsets_lost", topic=UPLOADS, partition=partition, offset=expected, offsets=offset - expected
+        )
 
     async def _carry_partition(
         self, partition: int, records: Sequence[StoredRecord], generation: int
@@ -142,17 +147,22 @@ class Carrier:
     ) -> None:
         loop = asyncio.get_running_loop()
         hold = self._ownership.lanes.hold(partition)
-        processed = await loop.run_in_executor(self._stages, self._process, partition, part, never_taken)
-        next_offset = part[-1].offset + 1
-        commit = loop.run_in_executor(
-            self._ownership.pool, self._commit, partition, processed, next_offset, hold
-        )
         try:
-            await asyncio.wait_for(commit, COMMIT_DEADLINE_S)
+            with self._traces.batch(part) as spans:
+                processed = await loop.run_in_executor(
+                    self._stages, self._process, partition, part, never_taken, spans
+                )
+                commit = loop.run_in_executor(
+                    self._ownership.pool, self._commit, partition, part, processed, hold, spans
+                )
+                await asyncio.wait_for(commit, COMMIT_DEADLINE_S)
         except NeverTaken as refused:
             await self._apart(partition, part, never_taken, refused)
             return
-        self._ownership.committed[partition] = next_offset
+        except Fenced as error:
+            place = {"topic": UPLOADS, "partition": partition, "offset": part[0].offset}
+            self._end(Ending.FENCED, "fenced", error, **place)
+        self._ownership.committed[partition] = part[-1].offset + 1
 
     async def _apart(
         self, partition: int, part: Sequence[StoredRecord], never_taken: Collection[int], refused: NeverTaken
@@ -162,6 +172,7 @@ class Carrier:
             raise refused
         _log.error(
             "records_refused",
+            topic=UPLOADS,
             partition=partition,
             offset=part[0].offset,
             uploads=len(part),
@@ -175,24 +186,38 @@ class Carrier:
         await self._carry_part(partition, part[middle:])
 
     def _process(
-        self, partition: int, records: Sequence[StoredRecord], never_taken: Collection[int]
+        self,
+        partition: int,
+        records: Sequence[StoredRecord],
+        never_taken: Collection[int],
+        spans: BatchSpan,
     ) -> Processed:
         started = time.perf_counter()
         lanes = self._ownership.lanes
-        processed = self._topology.process(
-            records, lambda keys: lanes.known(partition, keys), self._now_ms(), never_taken
-        )
+        with spans.step("stages"):
+            processed = self._topology.process(
+                records,
+                lambda keys: lanes.known(partition, keys),
+                self._now_ms(),
+                never_taken,
+                spans.headers_of,
+            )
         self._record_s = (time.perf_counter() - started) / len(records)
         return processed
 
-    def _commit(self, partition: int, processed: Processed, next_offset: int, hold: object) -> None:
+    def _commit(
+        self,
+        partition: int,
+        records: Sequence[StoredRecord],
+        processed: Processed,
+        hold: object,
+        spans: BatchSpan,
+    ) -> None:
         started = time.perf_counter()
-        self._ownership.lanes.commit(partition, processed.records, next_offset, hold)
+        with spans.step("transaction"):
+            self._ownership.lanes.commit(partition, processed.records, records[-1].offset + 1, hold)
         self._meters.observe("pipeline_transaction_seconds", time.perf_counter() - started)
-        for (name, *labels), number in processed.counts.items():
-            self._meters.count(name, *labels, by=number)
-        for fault in processed.faults:
-            _log.error("internal_error", partition=partition, error=fault)
+        report(processed, len(records), self._meters)
 
 
 def split(

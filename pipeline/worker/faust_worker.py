@@ -24,6 +24,7 @@ from pipeline.kafka.lanes import Lanes
 from pipeline.metrics import Meters
 from pipeline.settings import Settings
 from pipeline.topology import UPLOADS, Topology
+from pipeline.traces import OFF, Traces
 from pipeline.worker.carrier import Carrier, Ending
 from pipeline.worker.ownership import Ownership
 from pipeline.worker.progress import Progress
@@ -100,9 +101,9 @@ class App(faust.App):  # type: ignore[misc]  # as above
         """Return whether neither a stop nor a rebalance waits for the batch in hand."""
         return bool(self.consumer.flow_active and not self.should_stop)
 
-    def end(self, ending: Ending, event: str, error: object) -> Any:
+    def end(self, ending: Ending, event: str, error: object, **members: object) -> Any:
         """End the process at once: nothing of the batch in hand is committed."""
-        _log.error(event, error=str(error) or repr(error), exit_code=ending.value)
+        _log.error(event, **members, error=str(error) or repr(error), exit_code=ending.value)
         os._exit(ending.value)
 
 
@@ -113,6 +114,7 @@ def make_app(
     meters: Meters,
     progress: Progress,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    traces: Traces = OFF,
 ) -> App:
     """Return the Faust app that carries uploads through the topology."""
     app = App(
@@ -138,7 +140,7 @@ def make_app(
     app.pipeline_ownership = ownership = Ownership(lanes)
     app.pipeline_topic = settings.kafka_topic_prefix + UPLOADS
     source = app.topic(app.pipeline_topic, key_type=bytes, value_type=bytes)
-    carrier = Carrier(settings, topology, ownership, meters, now_ms, app.end, app.is_flowing)
+    carrier = Carrier(settings, topology, ownership, meters, now_ms, app.end, app.is_flowing, traces)
 
     @app.agent(source, name="uploads")  # type: ignore[untyped-decorator]  # as above
     async def uploads(stream: Any) -> None:
@@ -162,7 +164,7 @@ def make_app(
 
 
 def observe_progress(app: App, meters: Meters, progress: Progress) -> None:
-    """Measure lag, progress and the index; a worker that is stuck ends itself, so that it is restarted."""
+    """Measure lag, progress and the index; `watch` ends a worker that makes no progress."""
     ownership = app.pipeline_ownership
     positions = dict(ownership.committed)
     now = time.monotonic()
@@ -174,13 +176,12 @@ def observe_progress(app: App, meters: Meters, progress: Progress) -> None:
         try:
             end = app.consumer.highwater(TP(app.pipeline_topic, partition))
         except AssertionError:  # aiokafka's way to say that a rebalance has just taken the partition
+            progress.rest(now)
             return
         lag[partition] = max(0, (end or 0) - position)
-        meters.set("pipeline_partition_lag_records", lag[partition], str(partition))
+    meters.replace("pipeline_partition_lag_records", {str(p): number for p, number in lag.items()})
     meters.set("pipeline_lag_records", sum(lag.values()))
     progress.observe(now, positions, lag)
-    if progress.is_sick(now):
-        app.end(Ending.STUCK, "stuck", {p: n for p, n in lag.items() if n})
 
 
 def credentials(settings: Settings) -> Any:

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from pipeline.contract.positions import UPLOADS
 from pipeline.kafka.lanes import Lanes
 
 _log = structlog.get_logger("pipeline.worker")
@@ -64,7 +65,14 @@ class Ownership:
         self.expected, self.committed = dict(positions), dict(positions)
         self.generation = generation
         took_s = round(time.monotonic() - started, 2)
-        _log.info("taken_over", partitions=list(partitions), generation=generation, took_s=took_s)
+        _log.info(
+            "taken_over",
+            topic=UPLOADS,
+            partitions=list(partitions),
+            positions=list(positions.values()),
+            generation=generation,
+            took_s=took_s,
+        )
 
     async def _watched(self, work: asyncio.Future[list[int]]) -> list[int]:
         """Return what the work gives, or raise `Stuck` when the lanes make no progress."""
