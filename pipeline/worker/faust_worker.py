@@ -152,6 +152,12 @@ def make_app(
     @app.timer(interval=OBSERVE_S)  # type: ignore[untyped-decorator]  # as above
     async def observe() -> None:
         observe_progress(app, meters, progress)
+        sizes = await asyncio.get_running_loop().run_in_executor(ownership.pool, lanes.sizes)
+        meters.replace("pipeline_index_entries", {str(p): size.entries for p, size in sizes.items()})
+        meters.set("pipeline_index_bytes", sum(size.bytes for size in sizes.values()))
+
+    @app.timer(interval=OBSERVE_S)  # type: ignore[untyped-decorator]  # as above
+    async def forget() -> None:
         loop = asyncio.get_running_loop()
         for partition in list(ownership.committed):
             await loop.run_in_executor(ownership.pool, lanes.sweep, partition)
