@@ -17,12 +17,13 @@ demo: .venv/run.stamp ## the same, but stop then: exit 0 when the ledger balance
 test: .venv/dev.stamp ## all tests; PIPELINE_REQUIRE_KAFKA=1 demands those on Apache Kafka
 	$(BIN)/pytest
 
-check: .venv/dev.stamp ## format, lint, types, import rules, generated files, docs
+check: .venv/dev.stamp ## format, lint, types, import rules, generated files, schemas against released ones, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pipeline.contract.generate --check
+	$(BIN)/python -m pipeline.contract.released
 	$(BIN)/python -m docs.generate --check
 
 format: .venv/dev.stamp ## write what check would complain of, where a tool can
@@ -44,7 +45,9 @@ lock: ## resolve the locked requirements anew (needs uv)
 	uv pip compile -q --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
 		--custom-compile-command "make lock" pyproject.toml -o requirements/run.txt
 	uv pip compile -q --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
-		--extra dev -c requirements/run.txt --custom-compile-command "make lock" pyproject.toml -o requirements/dev.txt
+		--extra otel -c requirements/run.txt --custom-compile-command "make lock" pyproject.toml -o requirements/otel.txt
+	uv pip compile -q --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
+		--extra dev --extra otel -c requirements/run.txt --custom-compile-command "make lock" pyproject.toml -o requirements/dev.txt
 
 clean: ## remove what was installed and built, never the data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build

@@ -115,11 +115,27 @@ class Settings:
     worker_port: int = _setting(
         8090, "Port of the worker's own health and metrics endpoint; 0: none.", at_least=0, at_most=65_535
     )
+    worker_longest_outage_s: int = _setting(
+        7 * 86_400,
+        "How long workers may be away: with PIPELINE_SPOOL_MAX_AGE_S the least retention of media.uploads.",
+        at_least=0,
+        at_most=400 * 86_400,
+    )
     worker_stall_s: int = _setting(
         120,
         "A worker with lag whose positions stand still for so long ends itself.",
         at_least=5,
         at_most=3_600,
+    )
+    worker_dead_letters_percent: int = _setting(
+        10,
+        "With more dead letters of its own doing (not the door's) among the last uploads the worker stops; "
+        "100 is no limit.",
+        at_least=0,
+        at_most=100,
+    )
+    worker_dead_letters_least: int = _setting(
+        20, "So many of them in a partition are needed before the limit counts.", at_least=1, at_most=10_000
     )
     worker_session_timeout_s: int = _setting(
         15,
@@ -166,6 +182,14 @@ class Settings:
         30, "How often the embedded log applies retention and compaction.", at_least=1, at_most=86_400
     )
     log_level: str = _setting("info", "Lowest level that is logged: debug, info, warning or error.")
+    log_format: str = _setting(
+        "auto", "Form of log lines: json, console, or auto: console on a terminal, else json."
+    )
+    otel_endpoint: str = _setting(
+        "",
+        "OTLP/HTTP address that traces are sent to, as http://collector:4318; empty: no tracing. "
+        "Needs the extra `otel`; sampling and the like follow the standard OTEL_* variables.",
+    )
 
 
 def names() -> dict[str, str]:

@@ -14,6 +14,7 @@ import structlog
 
 from pipeline.commands.home import kafka_codec, require_kafka
 from pipeline.commands.run import client_ip_of, limits_of, load_directory
+from pipeline.commands.startup import require_schemas
 from pipeline.contract.ports import Unavailable
 from pipeline.contract.topics import load_topics
 from pipeline.ingest.app import Door, make_app
@@ -26,6 +27,7 @@ from pipeline.log.spool import Spool, left_behind
 from pipeline.metrics import Meters
 from pipeline.settings import SettingError, Settings
 from pipeline.topology import UPLOADS, Topology
+from pipeline.traces import open_traces
 
 _log = structlog.get_logger("pipeline.ingest")
 
@@ -39,6 +41,7 @@ ANSWER_MARGIN_S: Final = 2.0
 def ingest(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code."""
     require_kafka(settings)
+    traces = open_traces(settings, "pipeline-ingest")
     topics = load_topics()
     retention_ms = topics[UPLOADS].retention_ms
     if retention_ms is not None and settings.spool_max_age_s * 1000 >= retention_ms:
@@ -47,13 +50,14 @@ def ingest(settings: Settings) -> int:
         )
     codec = kafka_codec(settings)
     _require_kafka_once(settings)
-    codec.prepare(UPLOADS)
+    require_schemas(codec, topics, [UPLOADS])
     directory = load_directory(settings)
     listener = bind(settings)
     if settings.ingest_processes > 1:
+        traces.close()
         return serve_by_processes(settings, listener)
     meters = Meters(settings.metrics_dir)
-    with _opened_spools(settings) as (own, adopted):
+    with _opened_spools(settings) as (own, adopted), contextlib.closing(traces):
         producer = UploadProducer(settings, time.monotonic)
         sink = SpooledSink(producer, own, meters, settings.ingest_ack_deadline_ms / 1000, time.monotonic)
         door = Door(
@@ -66,8 +70,9 @@ def ingest(settings: Settings) -> int:
             is_ready=lambda: producer.is_ready() or own.is_writable(),
             limits=limits_of(settings, directory),
             client_ip=client_ip_of(settings),
+            traces=traces,
         )
-        forwarder = Forwarder(producer, [*adopted, own], meters)
+        forwarder = Forwarder(producer, [*adopted, own], meters, topics[UPLOADS].partitions)
 
         async def run() -> None:
             forwarding = asyncio.create_task(forwarder.run())
@@ -112,6 +117,9 @@ def _require_kafka_once(settings: Settings) -> None:
     worked = f"{settings.kafka_bootstrap} {settings.kafka_topic_prefix}"
     try:
         admin.require_topics(settings, load_topics())
+        admin.require_retention(settings)
+    except admin.RetentionTooShort:
+        raise
     except SettingError as error:
         if not marker.exists() or marker.read_text() != worked:
             raise

@@ -64,11 +64,13 @@ def shown(stored: StoredRecord, codec: Codec) -> dict[str, object]:
         value = None if stored.value is None else codec.decode(stored.value)
     except Undecodable as error:
         value = {"undecodable": str(error), "bytes": stored.value}
+    headers = {"headers": {name: jsonable(held) for name, held in stored.headers}} if stored.headers else {}
     return {
         "key": jsonable(stored.key),
         "partition": stored.partition,
         "offset": stored.offset,
         "timestamp_ms": stored.timestamp_ms,
+        **headers,
         "value": jsonable(value),
     }
 

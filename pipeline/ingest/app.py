@@ -28,6 +28,7 @@ from pipeline.metrics import Meters
 from pipeline.stages import receive
 from pipeline.stages.receive import Answer, Reception
 from pipeline.topology import Topology
+from pipeline.traces import OFF, Headers, Traces
 from pipeline.wire import schemas
 
 _log = structlog.get_logger("pipeline.ingest")
@@ -57,6 +58,7 @@ class Door(NamedTuple):
     limits: Limits | None = None
     client_ip: ClientIp = ClientIp.NONE
     monotonic: Callable[[], float] = time.monotonic
+    traces: Traces = OFF
 
 
 def make_app(door: Door) -> Starlette:
@@ -102,20 +104,22 @@ class _Service:
             )
         except Gone:
             return self._counted(path, Response(status_code=408, headers=CORS))
-        answer = await self._answer(self._request(request, path, body))
+        with self._door.traces.request(path, request.headers) as span:
+            answer = await self._answer(self._request(request, path, body), span.headers)
+            span.answered(answer.status)
         self._door.meters.observe("pipeline_request_seconds", time.perf_counter() - started, path)
         return self._counted(path, Response(answer.body, answer.status, dict(answer.headers) | CORS))
 
-    async def _answer(self, request: receive.Request) -> Answer:
+    async def _answer(self, request: receive.Request, trace: Headers) -> Answer:
         door = self._door
         reception = door.topology.receive(request, door.new_id)
         for fault in reception.faults:
             door.meters.count("pipeline_internal_errors_total", "ingest")
-            _log.error("internal_error", request_id=request.request_id, error=fault)
+            _log.error("internal_error", request_id=request.request_id, error=fault.partition("(")[0])
         if self._is_over_a_limit(reception):
             return receive.unavailable(request, LIMITED_RETRY_AFTER_S)
         try:
-            records = door.topology.upload_records(reception)
+            records = door.topology.upload_records(reception, trace)
             if records:
                 async with asyncio.timeout(door.store_deadline_s):
                     await door.sink.store(records)

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from pipeline.contract.partition import partition_of
 from pipeline.contract.ports import NeverTaken, Unavailable, UploadSink
 from pipeline.contract.record import Record
 from pipeline.log.spool import Spool, Totals, Waiting
@@ -86,7 +87,10 @@ class Source(Protocol):
 class Forwarder:
     """Drains spools into Kafka, the process's own and the adopted ones, in order of arrival."""
 
-    def __init__(self, kafka: UploadSink, spools: Sequence[Spool], meters: Meters) -> None:
+    def __init__(
+        self, kafka: UploadSink, spools: Sequence[Spool], meters: Meters, partitions: int | None = None
+    ) -> None:
+        self._partitions = partitions
         self._kafka = kafka
         self._spools = list(spools)
         self._meters = meters
@@ -132,7 +136,7 @@ class Forwarder:
         """Forward a batch; what Kafka never takes is set aside. Return how many records left."""
         refused: frozenset[int] = frozenset()
         try:
-            await self._kafka.store([waiting.record for waiting in batch])
+            await self._kafka.store([self._placed(waiting.record) for waiting in batch])
         except NeverTaken as error:
             refused = error.refused
             for place in sorted(refused):
@@ -141,6 +145,12 @@ class Forwarder:
                 _log.error("set_aside", number=batch[place].number, reason=str(error))
         await self._forwarded(spool, [w for place, w in enumerate(batch) if place not in refused])
         return len(batch)
+
+    def _placed(self, record: Record) -> Record:
+        """Return the record for the partition that it has today: topics may have been migrated meanwhile."""
+        if self._partitions is None:
+            return record
+        return record._replace(partition=partition_of(record.key, self._partitions))
 
     async def _forwarded(self, spool: Source, taken: Sequence[Waiting]) -> int:
         if taken:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -18,7 +18,7 @@ from confluent_kafka.admin import (
 )
 
 from pipeline.contract.topics import Topic
-from pipeline.kafka.clients import Heard, described, made, unreachable
+from pipeline.kafka.clients import REACH_DEADLINE_S, Heard, described, made, unreachable
 from pipeline.settings import SettingError, Settings
 
 FOR_EVER: Final = "-1"
@@ -31,6 +31,13 @@ SETTLE_LOOKS: Final = 3
 SETTLE_PAUSE_S: Final = 0.1
 MISSING_GRACE_S: Final = 3.0
 """How long a missing topic may still come: `topics apply` may have made it a moment ago."""
+
+
+UPLOADS: Final = "media.uploads"
+
+
+class RetentionTooShort(SettingError):
+    """Kafka may delete uploads before a worker has read them."""
 
 
 class Difference(NamedTuple):
@@ -74,8 +81,8 @@ def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, 
     if fixed:
         raise SettingError(
             f"topic {fixed[0].topic} has {fixed[0].found} partitions, topics.toml says {fixed[0].wanted}. "
-            "The dedupe index lives by partition, so the number can't change: make new topics and migrate, "
-            "or restore topics.toml"
+            "The dedupe index lives by partition, so the number can't change: run `pipeline topics migrate "
+            "--to-prefix PREFIX`, which makes new topics and re-keys the index, or restore topics.toml"
         )
     admin = _admin(settings)
     missing = [d.topic for d in differences if d.found is None]
@@ -109,9 +116,23 @@ def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, 
     return differences
 
 
-def cluster_id(settings: Settings) -> str:
-    """Return the id of the cluster, or raise `SettingError` when it can't be reached."""
-    return str(_reached(settings)[1].cluster_id)
+class Ids(NamedTuple):
+    """What tells a topic from another of the same name."""
+
+    cluster_id: str
+    topic_id: str
+
+
+def ids_of(settings: Settings, topics: Sequence[str]) -> tuple[Ids, ...]:
+    """Return the ids of these topics, or raise `SettingError` when they or the cluster can't be reached."""
+    admin, metadata = _reached(settings)
+    names = [settings.kafka_topic_prefix + topic for topic in topics]
+    try:
+        asked = admin.describe_topics(TopicCollection(names), request_timeout=REACH_DEADLINE_S)
+        ids = [str(asked[name].result(REACH_DEADLINE_S).topic_id) for name in names]
+        return tuple(Ids(str(metadata.cluster_id), topic_id) for topic_id in ids)
+    except (KafkaException, TimeoutError) as error:
+        raise unreachable(settings, error) from None
 
 
 def require_topics(settings: Settings, topics: Mapping[str, Topic]) -> None:
@@ -126,6 +147,44 @@ def require_topics(settings: Settings, topics: Mapping[str, Topic]) -> None:
         if time.monotonic() > end:
             raise SettingError(f"topic {first.topic} is missing: run `pipeline topics apply`")
         time.sleep(SETTLE_PAUSE_S)
+
+
+def require_retention(settings: Settings) -> None:
+    """Raise `RetentionTooShort` unless media.uploads outlives the longest outage of the workers.
+
+    Retention follows the time of receipt, and a record may have waited in the spool before.
+    """
+    held = config_of(settings, UPLOADS)
+    needed_s = settings.worker_longest_outage_s + settings.spool_max_age_s
+    kept_ms = int(held["retention.ms"])
+    if 0 <= kept_ms < needed_s * 1000:
+        raise RetentionTooShort(
+            f"topic {UPLOADS} keeps records for {kept_ms // 1000} s, but PIPELINE_WORKER_LONGEST_OUTAGE_S + "
+            f"PIPELINE_SPOOL_MAX_AGE_S are {needed_s} s: raise retention.ms (`pipeline topics apply` sets "
+            "what topics.toml says), or lower these settings"
+        )
+    if held["retention.bytes"] != FOR_EVER:
+        raise RetentionTooShort(
+            f"topic {UPLOADS} has retention.bytes={held['retention.bytes']}: Kafka may delete uploads before "
+            "they are read, however young; set it to -1"
+        )
+
+
+def config_of(settings: Settings, topic: str) -> dict[str, str]:
+    """Return every option of a topic, or raise `SettingError` when the broker can't be reached."""
+    return _config_of(_admin(settings), topic, settings)
+
+
+def members(settings: Settings) -> tuple[str, ...]:
+    """Return the workers of the group as `client@host`, or raise `SettingError`."""
+    group = settings.worker_group
+    try:
+        found = _admin(settings).describe_consumer_groups([group])[group].result(REACH_DEADLINE_S)
+    except (KafkaException, TimeoutError) as error:
+        if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return ()
+        raise unreachable(settings, error) from None
+    return tuple(f"{member.client_id}@{member.host}" for member in found.members)
 
 
 def _shape_differences(settings: Settings, topics: Mapping[str, Topic]) -> Iterator[Difference]:
@@ -198,17 +257,22 @@ def _reached(settings: Settings) -> tuple[AdminClient, ClusterMetadata]:
 
 
 def _config_differences(admin: AdminClient, topic: Topic, settings: Settings) -> list[Difference]:
-    resource = ConfigResource(ResourceType.TOPIC, settings.kafka_topic_prefix + topic.name)
-    try:
-        entries = admin.describe_configs([resource])[resource].result(CHANGE_DEADLINE_S)
-    except (KafkaException, TimeoutError) as error:
-        raise unreachable(settings, error) from None
+    entries = _config_of(admin, topic.name, settings)
     found = []
     for name, wanted in wanted_config(topic, settings).items():
-        held = str(entries[name].value)
+        held = entries[name]
         if sorted(held.split(",")) != sorted(wanted.split(",")):
             found.append(Difference(topic.name, name, wanted, held))
     return found
+
+
+def _config_of(admin: AdminClient, topic: str, settings: Settings) -> dict[str, str]:
+    resource = ConfigResource(ResourceType.TOPIC, settings.kafka_topic_prefix + topic)
+    try:
+        entries = admin.describe_configs([resource])[resource].result(REACH_DEADLINE_S)
+    except (KafkaException, TimeoutError) as error:
+        raise unreachable(settings, error) from None
+    return {name: str(entry.value) for name, entry in entries.items()}
 
 
 def _resource(topic: Topic, settings: Settings) -> ConfigResource:

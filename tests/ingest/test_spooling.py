@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.contract.partition import partition_of
 from pipeline.contract.ports import NeverTaken, Unavailable
 from pipeline.contract.record import Record
 from pipeline.ingest.spooling import BREAKER_S, Forwarder, SpooledSink
@@ -139,3 +140,12 @@ def test_a_partition_without_leader_blocks_no_other_and_nothing_is_sent_twice(be
     bench.kafka.leaderless = set()
     assert bench.forward() == 2
     assert bench.kafka.taken == [first, last, stuck, stuck]
+
+
+def test_after_a_migration_a_spooled_upload_goes_to_the_partition_that_its_key_has_now(bench: Bench) -> None:
+    bench.kafka.is_away = True
+    bench.store(*(upload(number)._replace(partition=7) for number in range(9)))
+    bench.kafka.is_away = False
+    bench.forwarder = Forwarder(bench.kafka, [bench.spool], bench.meters, partitions=5)
+    assert bench.forward() == 9
+    assert [r.partition for r in bench.kafka.taken] == [partition_of(r.key, 5) for r in bench.kafka.taken]

@@ -14,9 +14,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from deploy.servers import Kafka, KafkaCluster
 from pipeline.contract.codec import Codec
-from pipeline.contract.positions import next_offset_reader, position_maker
 from pipeline.contract.record import Record, StoredRecord
-from pipeline.contract.topics import load_topics
+from pipeline.contract.topics import Topic, load_topics
 from pipeline.kafka import admin
 from pipeline.kafka.lanes import Lanes
 from pipeline.kafka.reader import KafkaReader
@@ -39,10 +38,15 @@ def settings_of(kafka: Kafka | KafkaCluster, data_dir: Path, **more: Any) -> Set
 
 
 @contextmanager
-def made_topics(settings: Settings) -> Iterator[None]:
+def made_topics(settings: Settings, topics: Mapping[str, Topic] | None = None) -> Iterator[None]:
     """Make the topics under the settings' prefix, and delete them afterwards."""
-    admin.apply(settings, load_topics())
+    admin.apply(settings, topics or load_topics())
     yield
+    delete_topics(settings)
+
+
+def delete_topics(settings: Settings) -> None:
+    """Delete the topics under the settings' prefix."""
     client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
     for future in client.delete_topics(
         [settings.kafka_topic_prefix + name for name in load_topics()]
@@ -53,8 +57,8 @@ def made_topics(settings: Settings) -> Iterator[None]:
 class KafkaHome:
     """The ports on Kafka, in one object."""
 
-    def __init__(self, settings: Settings, codec: Codec) -> None:
-        self._lanes = Lanes(settings, position_maker(codec), next_offset_reader(codec))
+    def __init__(self, settings: Settings, codec: Codec, topics: Mapping[str, Topic] | None = None) -> None:
+        self._lanes = Lanes(settings, codec, topics or load_topics())
         self._uploads = UploadProducer(settings, time.monotonic)
         self._reader = KafkaReader(settings)
         self._prefix = settings.kafka_topic_prefix
@@ -104,3 +108,4 @@ class KafkaHome:
     def close(self) -> None:
         self._uploads.close()
         self._reader.close()
+        self._lanes.close()

@@ -7,6 +7,7 @@ import re
 import resource
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -23,30 +24,39 @@ def environ(settings: Settings) -> dict[str, str]:
     return child_environ(settings, worker_port=0, worker_session_timeout_s=6)
 
 
-def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Return the finished command with these settings."""
+def started_from(root: Path, settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """Return the program of this checkout, and the environment that gives it these settings."""
+    if root == ROOT:
+        return [str(PIPELINE)], environ(settings)
+    program = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+    return program, {**environ(settings), "PYTHONPATH": str(root)}
+
+
+def command(settings: Settings, *arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
+    """Return the finished command with these settings, of this checkout."""
+    program, env = started_from(root, settings)
     return subprocess.run(
-        [PIPELINE, *arguments], capture_output=True, cwd=ROOT, env=environ(settings), timeout=180, check=False
+        [*program, *arguments], capture_output=True, cwd=root, env=env, timeout=180, check=False
     )
 
 
-def records(settings: Settings, topic: str) -> list[dict[str, Any]]:
+def records(settings: Settings, topic: str, root: Path = ROOT) -> list[dict[str, Any]]:
     """Return the records of a topic as `pipeline records --json` shows them."""
-    done = command(settings, "records", topic, "--json")
+    done = command(settings, "records", topic, "--json", root=root)
     assert done.returncode == 0, done.stderr.decode()
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def rows(settings: Settings, topic: str) -> list[dict[str, Any]]:
+def rows(settings: Settings, topic: str, root: Path = ROOT) -> list[dict[str, Any]]:
     """Return the decoded values of a topic."""
-    return [record["value"] for record in records(settings, topic)]
+    return [record["value"] for record in records(settings, topic, root)]
 
 
-def settled(settings: Settings, deadline_s: float = 120) -> dict[str, Any]:
+def settled(settings: Settings, deadline_s: float = 120, root: Path = ROOT) -> dict[str, Any]:
     """Return the ledger once nothing is pending and it balances, or as it is at the deadline."""
     end = time.monotonic() + deadline_s
     while True:
-        done = command(settings, "ledger", "--json")
+        done = command(settings, "ledger", "--json", root=root)
         found: dict[str, Any] = (
             json.loads(done.stdout) if done.stdout else {"pending": -1, "stderr": done.stderr}
         )
@@ -58,15 +68,16 @@ def settled(settings: Settings, deadline_s: float = 120) -> dict[str, Any]:
 class Ingest:
     """A running `pipeline ingest`."""
 
-    def __init__(self, settings: Settings, file_limit_bytes: int | None = None) -> None:
+    def __init__(self, settings: Settings, file_limit_bytes: int | None = None, root: Path = ROOT) -> None:
         def limit() -> None:
             if file_limit_bytes is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
 
+        program, env = started_from(root, settings)
         self._process = subprocess.Popen(
-            [PIPELINE, "ingest", "--port", "0"],
-            cwd=ROOT,
-            env=environ(settings),
+            [*program, "ingest", "--port", "0"],
+            cwd=root,
+            env=env,
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
@@ -134,8 +145,9 @@ class Ingest:
 class Worker:
     """A worker under supervision: when it ends, it is started again after a second, as compose does."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, log: Path, root: Path = ROOT) -> None:
+        self._root = root
+        self._program, self._environ = started_from(root, settings)
         self._log = log
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -173,7 +185,7 @@ class Worker:
         while not self._stopping.is_set():
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [PIPELINE, "worker"], cwd=ROOT, env=environ(self._settings), stdout=log, stderr=log
+                    [*self._program, "worker"], cwd=self._root, env=self._environ, stdout=log, stderr=log
                 )
                 self.codes.append(self._process.wait())
             self._stopping.wait(1)

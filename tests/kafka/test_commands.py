@@ -165,8 +165,40 @@ def test_another_number_of_partitions_is_refused(kafka: Kafka, tmp_path: Path) -
         more: dict[str, Topic] = {
             name: topic._replace(partitions=48) for name, topic in load_topics().items()
         }
-        with pytest.raises(SettingError, match="dedupe index lives by partition"):
+        with pytest.raises(SettingError, match="pipeline topics migrate --to-prefix"):
             admin.apply(settings, more)
+
+
+@pytest.mark.kafka
+def test_retention_that_does_not_cover_the_longest_outage_is_refused_with_what_to_do(
+    kafka: Kafka, tmp_path: Path
+) -> None:
+    settings = settings_of(kafka, tmp_path)
+    with made_topics(settings):
+        admin.require_retention(settings)
+        long = dataclasses.replace(settings, worker_longest_outage_s=24 * 86_400)
+        for name in (("worker",), ("ingest", "--port", "0")):
+            said = refused(long, *name)
+            assert "PIPELINE_WORKER_LONGEST_OUTAGE_S" in said
+            assert "pipeline topics apply" in said
+        change_topic(settings, "retention.ms", "-1")
+        admin.require_retention(long)
+        change_topic(settings, "retention.bytes", "1000000")
+        with pytest.raises(admin.RetentionTooShort, match=r"retention\.bytes=1000000"):
+            admin.require_retention(settings)
+
+
+def change_topic(settings: Settings, name: str, value: str) -> None:
+    """Set one option of media.uploads, as an operator would by hand."""
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    topic = settings.kafka_topic_prefix + "media.uploads"
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    client.incremental_alter_configs([resource])[resource].result(10)
+    end = time.monotonic() + 10
+    while admin.config_of(settings, "media.uploads")[name] != value:
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_tls_and_sasl_reach_every_client_through_one_place(tmp_path: Path) -> None:
