@@ -40,6 +40,10 @@ class RetentionTooShort(SettingError):
     """Kafka may delete uploads before a worker has read them."""
 
 
+class TopicMissing(SettingError):
+    """A topic that `topics.toml` has and the broker has not."""
+
+
 class Difference(NamedTuple):
     """One thing in which the broker is not as `topics.toml` wants it; `found` None is a missing topic."""
 
@@ -69,7 +73,10 @@ def diff(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, .
         if shape is not None:
             found.append(shape)
         if shape is None or shape.found is not None:
-            found += _config_differences(admin, topic, settings)
+            try:
+                found += _config_differences(admin, topic, settings)
+            except TopicMissing:  # deleted a moment ago: not every broker knows it yet
+                found.append(Difference(topic.name, "topic", f"{topic.partitions} partitions", None))
     return tuple(found)
 
 
@@ -271,6 +278,8 @@ def _config_of(admin: AdminClient, topic: str, settings: Settings) -> dict[str, 
     try:
         entries = admin.describe_configs([resource])[resource].result(REACH_DEADLINE_S)
     except (KafkaException, TimeoutError) as error:
+        if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise TopicMissing(f"topic {topic} is missing: run `pipeline topics apply`") from None
         raise unreachable(settings, error) from None
     return {name: str(entry.value) for name, entry in entries.items()}
 
