@@ -179,9 +179,9 @@ def config_of(settings: Settings, topic: str) -> dict[str, str]:
 
 def members(settings: Settings) -> tuple[str, ...]:
     """Return the workers of the group as `client@host`, or raise `SettingError`."""
-    group = settings.worker_group
+    group, admin = settings.worker_group, _admin(settings)  # the answer never comes to a client that is gone
     try:
-        described = _admin(settings).describe_consumer_groups([group])[group].result(REACH_DEADLINE_S)
+        described = admin.describe_consumer_groups([group])[group].result(REACH_DEADLINE_S)
     except (KafkaException, TimeoutError) as error:
         if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return ()
