@@ -11,7 +11,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from pipeline.commands.run import load_directory
-from pipeline.commands.show import line
+from pipeline.commands.show import jsonable, line
 from pipeline.commands.timeline import print_session
 from pipeline.session.explain import explain as explained
 from pipeline.settings import SettingError, Settings
@@ -106,8 +106,8 @@ def _session(upload: receive.KeyedUpload, directory: Directory, outcome: str) ->
         "outcome": outcome,
         "session_id": value.session_id,
         "flags": list(derived.flags),
-        "record": session_record(identified, value, derived, visitor, metrics).to_avro(),
-        "events": events_record(identified, value, derived.viewing).to_avro()["events"],
+        "record": jsonable(session_record(identified, value, derived, visitor, metrics).to_avro()),
+        "events": jsonable(events_record(identified, value, derived.viewing).to_avro()["events"]),
         "analytics_calls": [
             {
                 "call": call.call.value,

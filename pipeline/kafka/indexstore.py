@@ -65,6 +65,13 @@ class Entry(NamedTuple):
     timestamp_ms: int
 
 
+class Size(NamedTuple):
+    """About how much a store holds."""
+
+    entries: int
+    bytes: int
+
+
 class Claim(NamedTuple):
     """A directory for stores that this process alone uses, until `lock` is closed."""
 
@@ -184,13 +191,16 @@ class IndexStore:
             self._swept_month = month
         return is_done
 
-    def entries(self) -> int:
-        """Return about how many keys are known."""
-        return int(self._db.property_int_value("rocksdb.estimate-num-keys") or 0)
-
-    def size_bytes(self) -> int:
-        """Return about how many bytes the store has on disk."""
-        return int(self._db.property_int_value("rocksdb.total-sst-files-size") or 0)
+    def size(self) -> Size:
+        """Return about how large the store is; nothing when it is being closed."""
+        db = self._db
+        try:
+            return Size(
+                int(db.property_int_value("rocksdb.estimate-num-keys") or 0),
+                int(db.property_int_value("rocksdb.total-sst-files-size") or 0),
+            )
+        except (AttributeError, rocksdict.DbClosedError):
+            return Size(0, 0)
 
     def close(self) -> None:
         """Close; may be called twice."""

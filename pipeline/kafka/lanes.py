@@ -26,7 +26,7 @@ from pipeline.contract.records import IndexEntry
 from pipeline.contract.topics import Topic
 from pipeline.kafka import admin, takeover
 from pipeline.kafka.clients import client_config, largest_record_bytes, quiet
-from pipeline.kafka.indexstore import Damaged, Entry, IndexStore, Origin, claim_directory, make_cache
+from pipeline.kafka.indexstore import Damaged, Entry, IndexStore, Origin, Size, claim_directory, make_cache
 from pipeline.settings import SettingError, Settings
 
 TAKE_OVER_S: Final = 30.0
@@ -206,13 +206,14 @@ class Lanes:
 
     def sweep(self, partition: int) -> None:
         """Go on with forgetting what is too old; cheap, and to be called often."""
-        lane = self._lanes.get(partition)
-        if lane is not None:
-            lane.store.sweep(self._now_ms(), SWEPT_AT_ONCE)
+        with self._locks[partition]:
+            lane = self._lanes.get(partition)
+            if lane is not None:
+                lane.store.sweep(self._now_ms(), SWEPT_AT_ONCE)
 
-    def sizes(self) -> Mapping[int, tuple[int, int]]:
-        """Return about how many entries and bytes the store of each owned partition has."""
-        return {p: (lane.store.entries(), lane.store.size_bytes()) for p, lane in list(self._lanes.items())}
+    def sizes(self) -> Mapping[int, Size]:
+        """Return about how large the store of each owned partition is."""
+        return {partition: lane.store.size() for partition, lane in list(self._lanes.items())}
 
     def close(self) -> None:
         """Close all stores and give their directory free."""

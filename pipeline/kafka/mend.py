@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from confluent_kafka import KafkaException
@@ -30,6 +31,7 @@ from pipeline.stages.judge import session_key, upload_key
 SESSIONS: Final = "media.sessions"
 OUTCOMES: Final = "media.outcomes"
 CHUNK: Final = 2_000
+THREADS: Final = 24
 
 
 def require_no_workers(settings: Settings) -> None:
@@ -53,9 +55,7 @@ def adopt(settings: Settings, codec: Codec, topics: Mapping[str, Topic]) -> Mapp
     lanes = Lanes(settings, codec, topics)
     try:
         starts = _first_offsets(settings, topics)
-        for partition, first in starts.items():
-            lanes.take_over(partition)
-            lanes.commit(partition, (), first)
+        _set_positions(lanes, starts)
         return starts
     finally:
         lanes.close()
@@ -80,9 +80,7 @@ def rebuild(
     entries = 0
     starts = _first_offsets(settings, topics)
     try:
-        for partition in starts:
-            lanes.take_over(partition)
-            lanes.commit(partition, (), 0)
+        _set_positions(lanes, dict.fromkeys(starts, 0))
         for record in _entries(settings, codec, topics[UPLOADS].partitions, now_ms):
             waiting[record.partition].append(record)
             if len(waiting[record.partition]) == CHUNK:
@@ -97,6 +95,17 @@ def rebuild(
         lanes.close()
     adopt(settings, codec, topics)
     return entries
+
+
+def _set_positions(lanes: Lanes, positions: Mapping[int, int]) -> None:
+    """Take these partitions over and commit nothing but their positions."""
+
+    def set_position(partition: int) -> None:
+        lanes.take_over(partition)
+        lanes.commit(partition, (), positions[partition])
+
+    with ThreadPoolExecutor(THREADS, "mend") as pool:
+        list(pool.map(set_position, positions))
 
 
 def _first_offsets(settings: Settings, topics: Mapping[str, Topic]) -> dict[int, int]:

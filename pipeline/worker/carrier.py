@@ -28,6 +28,7 @@ from pipeline.worker.report import report
 _log = structlog.get_logger("pipeline.worker")
 
 COMMIT_DEADLINE_S: Final = 60.0
+FIRST_STEP: Final = 20
 STEP_S: Final = 2.0
 """About how long the stages may work before a commit: a slow stage makes small transactions, not a stop."""
 
@@ -60,8 +61,11 @@ class Carrier:
         meters: Meters,
         now_ms: Callable[[], int],
         end: End,
+        is_flowing: Callable[[], bool],
         traces: Traces = OFF,
     ) -> None:
+        """`is_flowing` says that neither a stop nor a rebalance waits for the batch in hand."""
+        self._is_flowing = is_flowing
         self._traces = traces
         self._topology = topology
         self._ownership = ownership
@@ -127,12 +131,15 @@ class Carrier:
             part, rest = split(rest, self._most_bytes, self._step())
             if self._ownership.generation != generation:
                 return
+            if not self._is_flowing():  # the rest is read again, by whoever owns the partition then
+                self._ownership.expected[partition] = part[0].offset
+                return
             await self._carry_part(partition, part)
 
     def _step(self) -> int:
         """Return how many uploads the stages may take before the next commit, as fast as they were last."""
         if not self._record_s:
-            return self._most_records
+            return min(FIRST_STEP, self._most_records)
         return max(1, min(self._most_records, int(STEP_S / self._record_s)))
 
     async def _carry_part(

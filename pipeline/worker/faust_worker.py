@@ -97,6 +97,10 @@ class App(faust.App):  # type: ignore[misc]  # as above
     def _new_transport(self) -> Any:
         return Transport(self.conf.broker_consumer, self)
 
+    def is_flowing(self) -> bool:
+        """Return whether neither a stop nor a rebalance waits for the batch in hand."""
+        return bool(self.consumer.flow_active and not self.should_stop)
+
     def end(self, ending: Ending, event: str, error: object, **members: object) -> Any:
         """End the process at once: nothing of the batch in hand is committed."""
         _log.error(event, **members, error=str(error) or repr(error), exit_code=ending.value)
@@ -136,7 +140,7 @@ def make_app(
     app.pipeline_ownership = ownership = Ownership(lanes)
     app.pipeline_topic = settings.kafka_topic_prefix + UPLOADS
     source = app.topic(app.pipeline_topic, key_type=bytes, value_type=bytes)
-    carrier = Carrier(settings, topology, ownership, meters, now_ms, app.end, traces)
+    carrier = Carrier(settings, topology, ownership, meters, now_ms, app.end, app.is_flowing, traces)
 
     @app.agent(source, name="uploads")  # type: ignore[untyped-decorator]  # as above
     async def uploads(stream: Any) -> None:
@@ -148,6 +152,12 @@ def make_app(
     @app.timer(interval=OBSERVE_S)  # type: ignore[untyped-decorator]  # as above
     async def observe() -> None:
         observe_progress(app, meters, progress)
+        sizes = await asyncio.get_running_loop().run_in_executor(ownership.pool, lanes.sizes)
+        meters.replace("pipeline_index_entries", {str(p): size.entries for p, size in sizes.items()})
+        meters.set("pipeline_index_bytes", sum(size.bytes for size in sizes.values()))
+
+    @app.timer(interval=OBSERVE_S)  # type: ignore[untyped-decorator]  # as above
+    async def forget() -> None:
         loop = asyncio.get_running_loop()
         for partition in list(ownership.committed):
             await loop.run_in_executor(ownership.pool, lanes.sweep, partition)

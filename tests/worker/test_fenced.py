@@ -56,7 +56,7 @@ def test_the_event_has_topic_partition_and_offset_and_nothing_counts_as_committe
         ownership = Ownership(FencedLanes())  # type: ignore[arg-type]  # a fake of what is called
         await ownership.taken(1, [3])
         topology = Topology(Codec(FakeSchemaIds()), load_topics(), OPEN_DIRECTORY)
-        carrier = Carrier(load({}), topology, ownership, meters, lambda: 0, end)
+        carrier = Carrier(load({}), topology, ownership, meters, lambda: 0, end, lambda: True)
         try:
             await carrier.carry([Message()], 1)
         finally:
