@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Live(screen, console=console, refresh_per_second=REFRESH_PER_S, transient=True):
             for result in run(cases, options.seed, screen.show, is_short=options.short):
                 results.append(result)
-                console.print(_sentence(result), style=None if result.is_good else "bold red")
+                style = None if result.is_good else "bold red"
+                console.print(_sentence(result), style=style, soft_wrap=True)
     except KeyboardInterrupt:
         console.print("stopped; every process is gone", style="bold")
     if results and not options.short:

@@ -47,7 +47,10 @@ class Load(StrEnum):
 
 
 class Scene(NamedTuple):
-    """Everything that a fault can act on; `say` names the phase for the person who watches."""
+    """Everything that a fault can act on; `say` names the phase for the person who watches.
+
+    `notes` go into the verdicts; whatever is in `faults` makes the case a bad one.
+    """
 
     cluster: KafkaCluster
     deployment: Deployment
@@ -57,6 +60,7 @@ class Scene(NamedTuple):
     say: Callable[[str], None]
     is_short: bool
     notes: list[str]
+    faults: list[str]
     registry: Registry | None = None
 
 
@@ -116,7 +120,7 @@ def _ended(service: Service, number: int, scene: Scene, expected: int) -> float:
     service.await_live(other_than=process_id)
     code = service.codes[before]
     if code != expected:
-        scene.notes.append(f"exit code {code}, not {expected}")
+        scene.faults.append(f"exit code {code}, not {expected}")
     return time.monotonic() - began
 
 
@@ -179,7 +183,7 @@ def _broker_away(node: Kafka, scene: Scene, *, kill: bool) -> float:
 def killed_inside_transactions(scene: Scene) -> float:
     """Kill workers at random short moments while they carry, again and again."""
     began = time.monotonic()
-    kills, inside = (5, 0) if scene.is_short else (20, 0)
+    kills, inside = (4, 0) if scene.is_short else (20, 0)
     for number in range(kills):
         scene.say(f"kill {number + 1} of {kills}, {inside} inside a transaction")
         _await_flow(scene)
@@ -226,7 +230,7 @@ def _frozen_inside(worker: Service, scene: Scene, seconds: float) -> float:
         codes = worker.codes[before:]
         scene.notes.append(f"caught at attempt {attempt}; the zombie ended with {codes or 'nothing'}")
         return lasted
-    scene.notes.append("no moment inside a transaction was found")
+    scene.faults.append("no moment inside a transaction was found")
     return 0.0
 
 
@@ -244,7 +248,7 @@ def stuck_transactions(scene: Scene) -> tuple[Place, ...]:
 def rebalance_storm(scene: Scene) -> float:
     """A third worker joins and leaves, mostly in the middle of a rebalance."""
     began = time.monotonic()
-    rounds = 4 if scene.is_short else 10
+    rounds = 3 if scene.is_short else 10
     third: Service | None = None
     for number in range(rounds):
         scene.say(f"join and leave {number + 1} of {rounds}")
@@ -259,6 +263,8 @@ def rebalance_storm(scene: Scene) -> float:
         else:
             third.stop()
         time.sleep(scene.rng.uniform(0, 1.5))
+    if third is not None:
+        scene.notes.append(f"the third worker ended with {third.codes}")
     return time.monotonic() - began
 
 
@@ -353,7 +359,7 @@ def _await_flow(scene: Scene) -> None:
     end = time.monotonic() + FLOW_S
     while not scene.watch.out_within(0.3):
         if time.monotonic() > end:
-            scene.notes.append(f"nothing came out for {FLOW_S:.0f} s")
+            scene.faults.append(f"nothing came out for {FLOW_S:.0f} s")
             return
         time.sleep(LOOK_S)
 

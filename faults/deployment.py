@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -13,7 +14,7 @@ from typing import Any, Final, Self
 import httpx
 from confluent_kafka.admin import AdminClient
 
-from deploy.servers import ROOT, KafkaCluster
+from deploy.servers import ROOT, KafkaCluster, free_port
 from deploy.services import NotRunning, Supervised
 from faults.program import COMMAND, few_topics
 from pipeline.commands.home import kafka_codec
@@ -41,6 +42,14 @@ class Service(Supervised):
         with suppress(httpx.HTTPError):
             return httpx.get(f"{self.url}/health/live", timeout=1, trust_env=False).status_code == 200
         return False
+
+    def metric(self, name: str) -> float:
+        """Return one of its metrics without labels, or raise `LookupError`."""
+        page = httpx.get(f"{self.url}/metrics", timeout=5, trust_env=False).text
+        found = re.search(rf"^{name} (\S+)$", page, re.MULTILINE)
+        if found is None:
+            raise LookupError(name)
+        return float(found[1])
 
     def await_live(self, other_than: int | None = None) -> None:
         """Wait until it answers, and is another process than this one; or raise `NotRunning`."""
@@ -142,8 +151,6 @@ class Deployment:
 
 
 def _ports(number: int) -> list[int]:
-    from deploy.servers import free_port
-
     found: set[int] = set()
     while len(found) < number:
         found.add(free_port())

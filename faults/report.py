@@ -54,7 +54,7 @@ is started again after a second.
 - *outage*: until the process was continued, or the one that replaced it answered; of a story with many
   faults: as long as they lasted.
 - *recovery*: from the fault's begin until outputs flowed at the rate of the load again, or until the backlog
-  was carried. 0.0: never in any second did less than half of the load come out, or a session later than 2 s.
+  was carried. 0.0: never in any second did less than half of the load come out, or one 3 s late.
 - After each case no transaction may hang, and `pipeline ledger` must balance with nothing pending.
 
 {table}{notes}{missing}

@@ -16,7 +16,7 @@ from faults.program import PARTITIONS
 WINDOW_S: Final = 1.0
 LEAST_PART: Final = 0.5
 """Outputs flow when at least this part of the load's new sessions came out in the window…"""
-OLDEST_S: Final = 2.0
+OLDEST_S: Final = 3.0
 """… and none that was acknowledged longer ago than this is still awaited."""
 CALM_S: Final = 2.5
 """After so long without a breach the outputs flow again."""
