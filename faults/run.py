@@ -120,6 +120,9 @@ class _Stage:
         self.watch = self._open.enter_context(closing(Watch(*where)))
         self._outputs = Outputs()
         self._reader = OutputReader(*where)
+        self.fleet.begin(RATE_PER_S)
+        _until(lambda: self.watch.flows(self.fleet, RATE_PER_S), EVEN_S)
+        self.fleet.end()  # the first case must not measure how a cold pipeline gets warm
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -129,7 +132,6 @@ class _Stage:
         """Play one case and return its result; the ledger takes seconds to read."""
         fleet, began = self.fleet, time.monotonic()
         before = _Counts.of(fleet)
-
         out_before = len(self.watch.seen)
 
         def counts() -> str:
@@ -280,9 +282,11 @@ def _fill_spool(scene: Scene) -> None:
     finally:
         for node in nodes:
             node.freeze(frozen=False)
-    scene.notes.append(f"{waiting:.0f} uploads were in the spool")
     if not waiting or not _until(lambda: ingest.metric(SPOOLED) < waiting, 60):
         scene.faults.append("the spool did not fill, or is not forwarded")
+    scene.notes.append(
+        f"{waiting:.0f} uploads were in the spool, {ingest.metric(SPOOLED):.0f} when it was hit"
+    )
 
 
 def _fill_uploads(scene: Scene) -> None:
