@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from confluent_kafka import Consumer, TopicPartition
 
-from faults.fleet import AGAIN, Fleet
+from faults.fleet import AGAIN
 from faults.outputs import consumer_config
 from faults.program import PARTITIONS
 
@@ -23,17 +24,59 @@ CALM_S: Final = 2.5
 LOOK_S: Final = 0.1
 
 
-class Watch:
+class Sent(Protocol):
+    """What the devices know: every acknowledged session with its moment, and in order."""
+
+    acknowledged: dict[str, float]
+    in_order: list[str]
+
+
+class Arrivals:
+    """Which sessions came out, and when; all times are of one monotonic clock."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.seen: dict[str, float] = {}
+        self._monotonic = monotonic
+        self._moments: list[float] = []
+        self._oldest = 0
+
+    def note(self, session: str) -> None:
+        """Take a session that came out; only its first time counts."""
+        if session not in self.seen:
+            self.seen[session] = self._monotonic()
+            self._moments.append(self.seen[session])
+
+    def out_within(self, seconds: float) -> int:
+        """Return how many sessions came out first in the last so many seconds."""
+        return len(self._moments) - bisect_left(self._moments, self._monotonic() - seconds)
+
+    def is_even(self, sent: Sent) -> bool:
+        """Return whether every acknowledged session has come out."""
+        return self.awaited_since(sent) is None
+
+    def awaited_since(self, sent: Sent) -> float | None:
+        """Return when the oldest session that is still awaited was acknowledged, or None."""
+        order = sent.in_order
+        while self._oldest < len(order) and order[self._oldest] in self.seen:
+            self._oldest += 1
+        return sent.acknowledged[order[self._oldest]] if self._oldest < len(order) else None
+
+    def flows(self, sent: Sent, rate_per_s: float) -> bool:
+        """Return whether sessions come out at the rate of the load."""
+        since = self.awaited_since(sent)
+        if since is not None and self._monotonic() - since > OLDEST_S:
+            return False
+        return self.out_within(WINDOW_S) >= LEAST_PART * rate_per_s * (1 - AGAIN) * WINDOW_S
+
+
+class Watch(Arrivals):
     """Follows `media.sessions` as a `read_committed` consumer would; only for the eye and for times."""
 
     def __init__(self, bootstrap: str, prefix: str) -> None:
-        self.seen: dict[str, float] = {}
-        self._moments: list[float] = []
-        self._oldest = 0
+        super().__init__()
         self._stop = threading.Event()
         self._consumer = Consumer(consumer_config(bootstrap))
-        topic = "media.sessions"
-        self._consumer.assign([TopicPartition(prefix + topic, p, 0) for p in range(PARTITIONS)])
+        self._consumer.assign([TopicPartition(f"{prefix}media.sessions", p, 0) for p in range(PARTITIONS)])
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
@@ -43,42 +86,17 @@ class Watch:
         self._thread.join(30)
         self._consumer.close()
 
-    def out_within(self, seconds: float) -> int:
-        """Return how many sessions came out first in the last so many seconds."""
-        return len(self._moments) - bisect_left(self._moments, time.monotonic() - seconds)
-
-    def is_even(self, fleet: Fleet) -> bool:
-        """Return whether every acknowledged session has come out."""
-        return self.awaited_since(fleet) is None
-
-    def awaited_since(self, fleet: Fleet) -> float | None:
-        """Return when the oldest session that is still awaited was acknowledged, or None."""
-        order = fleet.in_order
-        while self._oldest < len(order) and order[self._oldest] in self.seen:
-            self._oldest += 1
-        return fleet.acknowledged[order[self._oldest]] if self._oldest < len(order) else None
-
-    def flows(self, fleet: Fleet, rate_per_s: float) -> bool:
-        """Return whether sessions come out at the rate of the load."""
-        since = self.awaited_since(fleet)
-        if since is not None and time.monotonic() - since > OLDEST_S:
-            return False
-        return self.out_within(WINDOW_S) >= LEAST_PART * rate_per_s * (1 - AGAIN) * WINDOW_S
-
     def _follow(self) -> None:
         while not self._stop.is_set():
             for message in self._consumer.consume(500, 0.1):
                 if message.error() is None:
-                    session = bytes(message.key() or b"").decode()
-                    if session not in self.seen:
-                        self.seen[session] = time.monotonic()
-                        self._moments.append(self.seen[session])
+                    self.note(bytes(message.key() or b"").decode())
 
 
 class Recovery:
     """Measures the time from a fault's begin to the last moment at which outputs did not flow."""
 
-    def __init__(self, watch: Watch, fleet: Fleet, rate_per_s: float) -> None:
+    def __init__(self, watch: Arrivals, fleet: Sent, rate_per_s: float) -> None:
         self._watch = watch
         self._fleet = fleet
         self._rate_per_s = rate_per_s
