@@ -105,6 +105,7 @@ class _Stage:
         self._seed = seed
         self._is_short = is_short
         self._open = ExitStack()
+        self._out = 0
 
     def __enter__(self) -> _Stage:
         registry = self._open.enter_context(Registry()) if self._name.startswith("registry") else None
@@ -120,13 +121,20 @@ class _Stage:
         self.watch = self._open.enter_context(closing(Watch(*where)))
         self._outputs = Outputs()
         self._reader = OutputReader(*where)
-        self.fleet.begin(RATE_PER_S)
-        _until(lambda: self.watch.flows(self.fleet, RATE_PER_S), EVEN_S)
-        self.fleet.end()  # the first case must not measure how a cold pipeline gets warm
+        self._warm_up()
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._open.close()
+
+    def _warm_up(self) -> None:
+        """Let sessions flow once: the first case must not measure how a cold pipeline gets warm."""
+        self.fleet.begin(RATE_PER_S)
+        _until(lambda: self.watch.flows(self.fleet, RATE_PER_S), EVEN_S)
+        self.fleet.end()
+        _until(lambda: self.watch.is_even(self.fleet), EVEN_S)
+        self._reader.read_into(self._outputs)
+        self._out = self._outputs.verdict(self.fleet.acknowledged).sessions
 
     def played(self, case: Case, number: int, of: int, show: Show, *, with_ledger: bool) -> Result:
         """Play one case and return its result; the ledger takes seconds to read."""
@@ -168,7 +176,7 @@ class _Stage:
             outage_s = recovery_s = 0.0
             faults.append(f"{type(error).__name__}: {error}")
         verdict = self._verdict(say, faults, with_ledger=with_ledger)
-        after = _Counts.of(fleet)
+        after, out_earlier, self._out = _Counts.of(fleet), self._out, verdict.sessions
         return Result(
             case.role,
             case.fault,
@@ -176,7 +184,7 @@ class _Stage:
             sent=after.sent - before.sent,
             acknowledged=after.answered - before.answered,
             again=after.again - before.again,
-            sessions=after.sessions - before.sessions - len(verdict.lost),
+            sessions=verdict.sessions - out_earlier,
             lost=len(verdict.lost),
             duplicated=len(verdict.duplicated),
             outage_s=round(outage_s, 1),
