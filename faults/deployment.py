@@ -87,6 +87,12 @@ class Deployment:
         self.workers: list[Service] = []
 
     def __enter__(self) -> Self:
+        with self._running:
+            self._start()
+            self._running = self._running.pop_all()  # what runs stays only when all of it does
+        return self
+
+    def _start(self) -> None:
         if self.settings.registry_url:
             subprocess.run(
                 [*COMMAND, "topics", "apply"],
@@ -104,7 +110,6 @@ class Deployment:
         self.workers = [self.new_worker(number) for number in range(2)]
         for service in (self.ingest, *self.workers):
             service.await_live()
-        return self
 
     def __exit__(self, *_exc: object) -> None:
         self._running.close()

@@ -12,6 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final, NamedTuple
 
+from confluent_kafka import KafkaException
+
 from deploy.servers import KafkaCluster, Registry
 from faults.cases import Case, Load, Scene, await_in_sync
 from faults.deployment import Deployment
@@ -108,6 +110,12 @@ class _Stage:
         self._out = 0
 
     def __enter__(self) -> _Stage:
+        with self._open:
+            self._set()
+            self._open = self._open.pop_all()  # what was opened stays open only when all of it could be
+        return self
+
+    def _set(self) -> None:
         registry = self._open.enter_context(Registry()) if self._name.startswith("registry") else None
         self._registry = registry
         self.deployment = self._open.enter_context(
@@ -122,7 +130,6 @@ class _Stage:
         self._outputs = Outputs()
         self._reader = OutputReader(*where)
         self._warm_up()
-        return self
 
     def __exit__(self, *_exc: object) -> None:
         self._open.close()
@@ -201,7 +208,10 @@ class _Stage:
         settings = self.deployment.settings
         where = (settings.kafka_bootstrap, settings.kafka_topic_prefix)
         say("waiting for brokers and transactions")
-        await_in_sync(self._cluster)
+        try:
+            await_in_sync(self._cluster)
+        except (TimeoutError, KafkaException) as error:
+            faults.append(f"the brokers are not in sync: {error}")
         hanging = await_ended_transactions(*where, list(load_topics()))
         faults += [f"a transaction hangs in {topic} {partition}" for topic, partition in hanging]
         say("reading what came out")
