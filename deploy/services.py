@@ -36,11 +36,14 @@ class Supervised:
     `codes` are the exit codes of the processes that ended, in order.
     """
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], log: Path, directory: Path = ROOT
+    ) -> None:
         self.codes: list[int] = []
         self.log = log
         self._command = command
         self._environ = environ
+        self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -105,7 +108,7 @@ class Supervised:
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
                     self._command,
-                    cwd=ROOT,
+                    cwd=self._directory,
                     env=self._environ,
                     stdout=log,
                     stderr=log,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from html import escape
 from importlib.metadata import version
@@ -65,6 +64,7 @@ is started again after a second.
 ## Where and when
 
 {first} to {last}, {minutes} minutes of cases, seed `{seed}`, {machine}. {versions}.
+Code: {commits}.
 
 `make faults SEED={seed}` makes the same choices again (who is hit, when, what is sent again); the machine's
 timing is its own.
@@ -127,6 +127,7 @@ def drawn(results: Sequence[Result]) -> str:
         seed=results[0].seed,
         machine=_machine(),
         versions=_versions(),
+        commits=", ".join(f"`{commit}`" for commit in dict.fromkeys(r.commit for r in results)),
     )
 
 
@@ -203,8 +204,5 @@ def _machine() -> str:
 
 def _versions() -> str:
     kafka = next(KAFKA_LIB.glob("kafka-clients-*.jar")).stem.rsplit("-", 1)[1]
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    return f"Apache Kafka {kafka}, Python {platform.python_version()}, {libraries}, commit `{commit}`"
+    return f"Apache Kafka {kafka}, Python {platform.python_version()}, {libraries}"

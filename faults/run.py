@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from confluent_kafka import KafkaException
 
-from deploy.servers import KafkaCluster, Registry
+from deploy.servers import ROOT, KafkaCluster, Registry
 from faults.cases import Case, Load, Scene, await_in_sync
 from faults.deployment import Deployment
 from faults.fleet import Fleet
@@ -52,6 +53,7 @@ class Result(NamedTuple):
     took_s: float
     seed: str
     date: str
+    commit: str
     faults: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -108,6 +110,7 @@ class _Stage:
         self._is_short = is_short
         self._open = ExitStack()
         self._out = 0
+        self._commit = commit()
 
     def __enter__(self) -> _Stage:
         with self._open:
@@ -199,6 +202,7 @@ class _Stage:
             took_s=round(time.monotonic() - began, 1),
             seed=self._seed,
             date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            commit=self._commit,
             faults=tuple(faults),
             notes=tuple(notes),
         )
@@ -235,6 +239,14 @@ class _Stage:
         if ledger["accepted"] != verdict.sessions:
             return [f"the ledger counts {ledger['accepted']} accepted, {verdict.sessions} came out"]
         return []
+
+
+def commit() -> str:
+    """Return which version of the code this is, marked when files of it were changed since."""
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return said.stdout.strip() or "unknown"
 
 
 class _Counts(NamedTuple):

@@ -30,6 +30,7 @@ GOOD = Result(
     took_s=20.0,
     seed="1",
     date="2026-11-24 20:00 UTC",
+    commit="1234567",
     faults=(),
     notes=(),
 )
