@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from deploy.servers import KAFKA_LIB, ROOT
+from deploy.servers import ROOT
 from faults.cases import CASES
 from faults.deployment import COPIES, MIN_INSYNC, SESSION_TIMEOUT_S
 from faults.outputs import Verdict
@@ -203,6 +203,7 @@ def _machine() -> str:
 
 
 def _versions() -> str:
-    kafka = next(KAFKA_LIB.glob("kafka-clients-*.jar")).stem.rsplit("-", 1)[1]
+    declared = (ROOT / "deploy" / "kafka" / "pom.xml").read_text()
+    kafka = declared.split("<artifactId>kafka_", 1)[1].split("<version>", 1)[1].split("<", 1)[0]
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return f"Apache Kafka {kafka}, Python {platform.python_version()}, {libraries}"
