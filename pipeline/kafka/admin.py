@@ -189,6 +189,17 @@ def members(settings: Settings) -> tuple[str, ...]:
     return tuple(f"{member.client_id}@{member.host}" for member in described.members)
 
 
+def require_no_workers(settings: Settings) -> None:
+    """Raise `SettingError` naming the workers while the group has members."""
+    running = members(settings)
+    if running:
+        raise SettingError(
+            f"PIPELINE_WORKER_GROUP: {len(running)} workers of the group {settings.worker_group} are alive "
+            f"({', '.join(running)}): stop all workers first, wait for the session timeout after a kill, "
+            "and run it again"
+        )
+
+
 def _wait_until_settled(settings: Settings, topics: Mapping[str, Topic]) -> None:
     end = time.monotonic() + SETTLE_DEADLINE_S
     agreeing = 0
