@@ -24,11 +24,13 @@ from faults.outputs import Place, open_transactions
 from faults.watch import Watch
 
 DEVICE_PATIENCE_S: Final = 5.0
+BROKER_SESSION_S: Final = 9.0
 FROZEN_S: Final[dict[str, float]] = {
     "worker": SESSION_TIMEOUT_S + 2.0,  # beyond the group's session timeout
     "ingest": DEVICE_PATIENCE_S + 1.5,  # beyond what SDKs wait for an answer
-    "broker": 11.0,  # beyond the broker's session timeout of 9 s: the controller fences it
+    "broker": BROKER_SESSION_S + 2.0,  # the controller fences it and others lead
 }
+LONG_S: Final = 45.0
 BROKER_AWAY_S: Final = 3.0
 IN_SYNC_S: Final = 90.0
 TRANSACTION_TIMEOUT_S: Final = 60.0
@@ -151,17 +153,42 @@ def on_broker(fault: str) -> Act:
     """Return the fault on one of the three brokers (each is a controller too)."""
 
     def act(scene: Scene) -> float:
-        node = scene.rng.choice(scene.cluster.nodes)
-        began = time.monotonic()
         if fault == "freeze":
-            scene.say(f"frozen for {FROZEN_S['broker']:.0f} s")
-            node.freeze()
-            try:
-                time.sleep(FROZEN_S["broker"])
-            finally:
-                node.freeze(frozen=False)
-            return time.monotonic() - began
+            return broker_frozen(FROZEN_S["broker"])(scene)
+        node = scene.rng.choice(scene.cluster.nodes)
         return _broker_away(node, scene, kill=fault == "kill -9")
+
+    return act
+
+
+def broker_frozen(seconds: float, *, kill_workers: bool = False) -> Act:
+    """Return the fault on a broker that is silent for so long, and then believes that it still leads.
+
+    With `kill_workers` a worker is killed when the other brokers lead already, and the other one when the
+    frozen broker has just been continued: partitions are taken over while nobody agrees who leads.
+    """
+
+    def act(scene: Scene) -> float:
+        node = scene.rng.choice(scene.cluster.nodes)
+        first, second = scene.rng.sample(scene.deployment.workers, 2)
+        began = time.monotonic()
+        scene.say(f"frozen for {seconds:.0f} s")
+        node.freeze()
+        try:
+            killed_s = scene.rng.uniform(seconds - 2, seconds) if kill_workers else seconds
+            time.sleep(killed_s)
+            if kill_workers:
+                first.signal(signal.SIGKILL)
+            time.sleep(seconds - killed_s)
+        finally:
+            node.freeze(frozen=False)
+        lasted = time.monotonic() - began
+        if kill_workers:
+            time.sleep(scene.rng.uniform(0, 0.5))
+            second.signal(signal.SIGKILL)
+            first.await_live()
+            second.await_live()
+        return lasted
 
     return act
 
@@ -402,6 +429,13 @@ STORIES: Final = (
         frozen_inside_a_transaction(TRANSACTION_TIMEOUT_S + 6.0, alone=True),
     ),
     Case("stories", "leaders change", Load.STEADY, leaders_change),
+    Case("stories", "broker frozen for long", Load.STEADY, broker_frozen(LONG_S)),
+    Case(
+        "stories",
+        "broker frozen, workers killed",
+        Load.STEADY,
+        broker_frozen(BROKER_SESSION_S + 4.0, kill_workers=True),
+    ),
     Case("registry", "registry away", Load.STEADY, registry_away),
 )
 CASES: Final = GRID + STORIES
