@@ -21,7 +21,7 @@ from deploy.servers import ROOT, die_with_parent
 PIPELINE: Final = str(Path(sys.executable).with_name("pipeline"))
 RESTART_S: Final = 1.0
 """How long the supervisor waits before it starts an ended process again."""
-STARTED_S: Final = 20.0
+STARTED_S: Final = 60.0
 STOP_S: Final = 30.0
 LOOK_S: Final = 0.02
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
+from typer.exceptions import TyperException
 
 from pipeline.contract.ports import PositionUnusable, Unavailable
 from pipeline.settings import SettingError, Settings, load
@@ -19,7 +20,6 @@ from pipeline.structured_logs import set_up_logs
 app = typer.Typer(
     name="pipeline",
     help="Downloaded media sessions: uploads in, start and close records with every metric out.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -27,16 +27,26 @@ app = typer.Typer(
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Directory of the embedded log.")]
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 picks a free one.")]
+BAD_SETTING: Final = 2
+
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
 
 
 def main() -> None:
-    """Run the command line; exit 2 with one line when a setting is wrong."""
+    """Run the command line; exit 2 with one line when an option or a setting is wrong."""
     try:
-        app(standalone_mode=True)
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except TyperException as error:
+        sys.stderr.write(f"pipeline: {one_line(error.format_message())} (`--help` shows what there is)\n")
+        sys.exit(BAD_SETTING)
     except (SettingError, Unavailable, PositionUnusable) as error:
-        sys.stderr.write(f"pipeline: {error}\n")
-        sys.exit(2)
+        sys.stderr.write(f"pipeline: {one_line(str(error))}\n")
+        sys.exit(BAD_SETTING)
+
+
+def one_line(message: str) -> str:
+    """Return a message that a library may have broken into lines as one."""
+    return " ".join(message.split())
 
 
 @app.command()

@@ -22,9 +22,15 @@ class SettingError(Exception):
 
 
 def _setting(
-    default: Any, doc: str, *, at_least: int | None = None, at_most: int | None = None, secret: bool = False
+    default: Any,
+    doc: str,
+    *,
+    at_least: int | None = None,
+    at_most: int | None = None,
+    one_of: tuple[str, ...] = (),
+    secret: bool = False,
 ) -> Any:
-    metadata = {"doc": doc, "at_least": at_least, "at_most": at_most}
+    metadata = {"doc": doc, "at_least": at_least, "at_most": at_most, "one_of": one_of}
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -140,9 +146,19 @@ class Settings:
     kafka_bootstrap: str = _setting(
         "", "Kafka brokers as host:port, comma-separated; empty: the embedded log."
     )
-    kafka_security_protocol: str = _setting("PLAINTEXT", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.")
+    kafka_security_protocol: str = _setting(
+        "PLAINTEXT",
+        "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.",
+        one_of=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+    )
     kafka_ca_file: str = _setting("", "CA certificates of the brokers (PEM); empty: those of the system.")
-    kafka_sasl_mechanism: str = _setting("", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.")
+    kafka_cert_file: str = _setting(
+        "", "Our certificate (PEM), for brokers that demand one; needs the key file too."
+    )
+    kafka_key_file: str = _setting("", "The unencrypted key of that certificate (PEM).")
+    kafka_sasl_mechanism: str = _setting(
+        "", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.", one_of=("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+    )
     kafka_sasl_username: str = _setting("", "User name for SASL.")
     kafka_sasl_password: str = _setting("", "Password for SASL.", secret=True)
     kafka_replication_factor: int = _setting(
@@ -157,6 +173,11 @@ class Settings:
     registry_url: str = _setting(
         "", "Schema registry with the Confluent API; empty: the registry file of the data directory."
     )
+    registry_ca_file: str = _setting(
+        "", "CA certificates of the registry (PEM); empty: those of the Python package certifi."
+    )
+    registry_username: str = _setting("", "User name for the registry's basic authentication.")
+    registry_password: str = _setting("", "Password for the registry's basic authentication.", secret=True)
     log_maintain_interval_s: int = _setting(
         30, "How often the embedded log applies retention and compaction.", at_least=1, at_most=86_400
     )
@@ -206,11 +227,13 @@ def load(environ: Mapping[str, str] | None = None, **options: Any) -> Settings:
 
 def _parsed(variable: str, row: dataclasses.Field[Any], given: Any) -> Any:
     if isinstance(row.default, Path):
+        if not str(given):
+            raise SettingError(f"{variable} must not be empty")
         return Path(given)
     if isinstance(row.default, bool):
         return _parsed_bool(variable, given)
     if not isinstance(row.default, int):
-        return str(given)
+        return _parsed_text(variable, row.metadata["one_of"], str(given))
     try:
         number = int(given)
     except ValueError:
@@ -219,6 +242,14 @@ def _parsed(variable: str, row: dataclasses.Field[Any], given: Any) -> Any:
     if (low is not None and number < low) or (high is not None and number > high):
         raise SettingError(f"{variable} must be between {low} and {high}, not {number}")
     return number
+
+
+def _parsed_text(variable: str, one_of: tuple[str, ...], given: str) -> str:
+    if not one_of:
+        return given
+    if given.upper() not in one_of:
+        raise SettingError(f"{variable} must be {', '.join(filter(None, one_of))}, not {given!r}")
+    return given.upper()
 
 
 def _parsed_bool(variable: str, given: Any) -> bool:

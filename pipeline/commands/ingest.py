@@ -112,6 +112,7 @@ def _require_kafka_once(settings: Settings) -> None:
     A broker that is away must not stop an ingest that could spool; an address that never worked is a
     mistake in the settings.
     """
+    admin.require_client(settings)
     marker = settings.data_dir / RAN_BEFORE
     worked = f"{settings.kafka_bootstrap} {settings.kafka_topic_prefix}"
     try:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
@@ -73,7 +74,7 @@ def as_dict(found: Ledger) -> dict[str, object]:
 
 def as_table(found: Ledger) -> Group:
     """Return the ledger for a terminal: totals, then the checks that don't balance."""
-    totals = Table(title="Ledger", title_justify="left")
+    totals = Table(title="Ledger", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("received", "accepted", "duplicate", "rejected", "pending", "redelivered", "balances"):
         totals.add_column(column, justify="right")
     totals.add_row(
@@ -86,7 +87,9 @@ def as_table(found: Ledger) -> Group:
     off = [check for check in found.checks if not check.balances]
     if not off:
         return Group(totals, f"All {len(found.checks)} checks balance.")
-    faults = Table(title="Does not balance", title_justify="left", title_style="bold red")
+    faults = Table(
+        title="Does not balance", title_justify="left", title_style="bold red", box=box.SIMPLE_HEAD
+    )
     for column in ("check", "expected", "found"):
         faults.add_column(column)
     for check in off:

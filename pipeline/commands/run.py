@@ -62,6 +62,7 @@ class Embedded:
         returns, the service goes on. `stop` ends it.
         """
         directory = load_directory(self.settings)
+        client_ip = client_ip_of(self.settings)
         self._socket = bind(self.settings)
         topics = load_topics()
         traces = open_traces(self.settings, "pipeline-run")
@@ -77,7 +78,7 @@ class Embedded:
                 self.settings.ingest_path_prefix,
                 is_ready=lambda: not self._stop.is_set() and log.is_writable(),
                 limits=limits_of(self.settings, directory),
-                client_ip=client_ip_of(self.settings),
+                client_ip=client_ip,
                 traces=traces,
             )
             worker = EmbeddedWorker(

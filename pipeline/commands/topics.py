@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.home import kafka_codec, make_data_dir, require_kafka
+from pipeline.commands.home import http_registry, kafka_codec, make_data_dir, require_kafka
 from pipeline.contract.codec import schema_text, subject_of
 from pipeline.contract.topics import Topic, load_schema, load_topics
 from pipeline.kafka import admin
@@ -26,13 +26,15 @@ _PREFIX: Final = re.compile(r"[a-zA-Z0-9._-]{0,100}")
 def topics(settings: Settings, action: str, to_prefix: str | None = None) -> int:
     """Apply, show the differences or migrate; return 0, or 1 when `diff` found any."""
     require_kafka(settings)
+    make_data_dir(settings)
     wanted = load_topics()
     if action == "migrate":
         return migrate(settings, to_prefix, wanted, Console())
     if to_prefix is not None:
         raise SettingError(f"--to-prefix belongs to `pipeline topics migrate`, not to {action}")
+    registry = http_registry(settings) if settings.registry_url else None
     if action == "diff":
-        found = admin.diff(settings, wanted)
+        found = [*admin.diff(settings, wanted), *_unregistered(settings, registry, wanted)]
         Console().print(_table(found) if found else "The broker agrees with topics.toml.")
         return 1 if found else 0
     _apply(settings, wanted, Console())
@@ -78,8 +80,7 @@ def _apply(settings: Settings, wanted: Mapping[str, Topic], console: Console) ->
     changed = admin.apply(settings, wanted)
     console.print(_table(changed) if changed else "The broker agrees with topics.toml.")
     if settings.registry_url:
-        make_data_dir(settings)
-        registry = HttpRegistry(settings.registry_url, settings.data_dir / "registry-cache.json")
+        registry = http_registry(settings)
         for name in wanted:
             subject = settings.kafka_topic_prefix + subject_of(name)
             registry.register(subject, schema_text(load_schema(name)))
@@ -87,7 +88,16 @@ def _apply(settings: Settings, wanted: Mapping[str, Topic], console: Console) ->
         console.print(f"{len(wanted)} schemas are registered at {settings.registry_url}.")
 
 
-def _table(differences: tuple[admin.Difference, ...]) -> Table:
+def _unregistered(
+    settings: Settings, registry: HttpRegistry | None, topics: Iterable[str]
+) -> Iterator[admin.Difference]:
+    for name in topics if registry is not None else ():
+        subject = settings.kafka_topic_prefix + subject_of(name)
+        if registry is not None and not registry.is_registered(subject, schema_text(load_schema(name))):
+            yield admin.Difference(name, "schema", load_topics()[name].schema_file, "not registered")
+
+
+def _table(differences: Sequence[admin.Difference]) -> Table:
     table = Table(title="Differences", title_justify="left")
     for column in ("topic", "what", "wanted", "found"):
         table.add_column(column, overflow="fold")

@@ -87,6 +87,8 @@ class _Books:
         self._outcome_records = 0
         self._found: Counter[str] = Counter()
         self._sessions: set[str] = set()
+        self._revisions: set[tuple[str, str]] = set()
+        self._session_records = 0
         self._events: set[str] = set()
         self._days: set[str] = set()
         self._hours: dict[int, Counter[str]] = {}
@@ -116,7 +118,9 @@ class _Books:
                 self._outcomes[str(value["upload_id"])] = value
                 hour[str(value["outcome"])] += 1
             case "media.sessions":
+                self._session_records += 1
                 self._sessions.add(str(value["session_id"]))
+                self._revisions.add((str(value["session_id"]), str(value["revision"])))
             case "media.events":
                 self._events.add(str(value["session_id"]))
                 self._found[entry.topic] += 1
@@ -156,6 +160,7 @@ class _Books:
             ),
             Check("one outcome record per upload id", len(self._outcomes), self._outcome_records),
             Check("accepted = distinct sessions", by_outcome["accepted"], len(sessions & self._sessions)),
+            Check("one session record per session and revision", len(self._revisions), self._session_records),
             Check("no session without its outcome", 0, len(self._sessions - sessions)),
             Check("accepted = event records", by_outcome["accepted"], found["media.events"]),
             Check("event records are of accepted sessions", 0, len(self._events ^ sessions)),

@@ -204,6 +204,8 @@ def credentials(settings: Settings) -> Any:
     context = None
     if protocol.endswith("SSL"):
         context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
+        if settings.kafka_cert_file:
+            context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file)
     if protocol.startswith("SASL"):
         return faust.SASLCredentials(
             mechanism=settings.kafka_sasl_mechanism,

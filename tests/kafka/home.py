@@ -28,14 +28,13 @@ _numbers = itertools.count(1)
 def settings_of(kafka: Kafka | KafkaCluster, data_dir: Path, **more: Any) -> Settings:
     """Return settings for this broker, with a topic prefix and a group of their own."""
     name = f"t{next(_numbers)}"
-    return load(
-        {},
-        kafka_bootstrap=kafka.bootstrap,
-        data_dir=data_dir,
-        kafka_topic_prefix=f"{name}.",
-        worker_group=f"worker-{name}",
-        **more,
-    )
+    given = {
+        "kafka_bootstrap": kafka.bootstrap,
+        "data_dir": data_dir,
+        "kafka_topic_prefix": f"{name}.",
+        "worker_group": f"worker-{name}",
+    }
+    return load({}, **given | more)
 
 
 @contextmanager
@@ -52,7 +51,7 @@ def delete_topics(settings: Settings) -> None:
     names = [settings.kafka_topic_prefix + name for name in load_topics()]
     held = [name for name in names if name in client.list_topics(timeout=20).topics]
     for future in client.delete_topics(held).values() if held else ():
-        future.result(20)
+        future.result(60)
 
 
 class KafkaHome:
@@ -82,10 +81,10 @@ class KafkaHome:
     def _await_markers(self, touched: set[tuple[str, int]]) -> None:
         """A committed transaction is visible once its markers are written, a moment after the commit."""
         places = {TopicPartition(self._prefix + topic, p): OffsetSpec.latest() for topic, p in touched}
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             seen = [
-                {place: future.result(10).offset for place, future in asked.items()}
+                {place: future.result(30).offset for place, future in asked.items()}
                 for asked in (
                     self._admin.list_offsets(places, isolation_level=level)
                     for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)

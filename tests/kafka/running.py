@@ -37,7 +37,7 @@ def command(settings: Settings, *arguments: str, root: Path = ROOT) -> subproces
     """Return the finished command with these settings, of this checkout."""
     program, env = started_from(root, settings)
     return subprocess.run(
-        [*program, *arguments], capture_output=True, cwd=root, env=env, timeout=90, check=False
+        [*program, *arguments], capture_output=True, cwd=root, env=env, timeout=180, check=False
     )
 
 
@@ -53,7 +53,7 @@ def rows(settings: Settings, topic: str, root: Path = ROOT) -> list[dict[str, An
     return [record["value"] for record in records(settings, topic, root)]
 
 
-def settled(settings: Settings, deadline_s: float = 40, root: Path = ROOT) -> dict[str, Any]:
+def settled(settings: Settings, deadline_s: float = 120, root: Path = ROOT) -> dict[str, Any]:
     """Return the ledger once nothing is pending and it balances, or as it is at the deadline."""
     end = time.monotonic() + deadline_s
     while True:
@@ -84,7 +84,7 @@ class Ingest:
             text=True,
             preexec_fn=limit,  # noqa: PLW1509 - one system call, no lock can be held
         )
-        guard = threading.Timer(40, self._process.kill)
+        guard = threading.Timer(120, self._process.kill)
         guard.start()
         assert self._process.stderr is not None
         said = []
@@ -107,7 +107,7 @@ class Ingest:
         return self._process.pid
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self._base, trust_env=False, timeout=10)
+        return httpx.Client(base_url=self._base, trust_env=False, timeout=30)
 
     def metric(self, name: str) -> float:
         """Return a metric without labels."""
@@ -116,7 +116,7 @@ class Ingest:
         assert found is not None, name
         return float(found[1])
 
-    def await_forwarded(self, deadline_s: float = 40) -> None:
+    def await_forwarded(self, deadline_s: float = 120) -> None:
         """Wait until nothing waits in the spools."""
         end = time.monotonic() + deadline_s
         while self.metric("pipeline_spool_records") > 0:
@@ -129,7 +129,7 @@ class Ingest:
 
     def stop(self) -> int:
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout=30)
+        return self._process.wait(timeout=60)
 
     def __enter__(self) -> Ingest:
         return self
@@ -150,7 +150,7 @@ class Worker(Supervised):
         program, env = started_from(root, settings)
         super().__init__([*program, "worker"], env, log, root)
 
-    def await_assignment(self, times: int = 1, deadline_s: float = 60) -> None:
+    def await_assignment(self, times: int = 1, deadline_s: float = 120) -> None:
         """Wait until partitions were taken over so many times."""
         end = time.monotonic() + deadline_s
         while self.log.read_text(errors="replace").count("taken_over") < times if self.log.exists() else True:

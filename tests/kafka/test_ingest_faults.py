@@ -19,6 +19,7 @@ from tests.load import Senders
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
+LEAST = 30
 SDK_PATIENCE_S = 5.0
 """SDKs give an answer up after so long."""
 
@@ -54,7 +55,7 @@ def stored(settings: Settings) -> set[str]:
     return {str(value["session_id"]) for value in rows(settings, "media.uploads")}
 
 
-def check_nothing_lost(settings: Settings, senders: Senders, least: int = 30) -> None:
+def check_nothing_lost(settings: Settings, senders: Senders, least: int = LEAST) -> None:
     assert len(senders.acknowledged) >= least, "the load was too small to prove anything"
     assert senders.deleted == 0, "an SDK gave a session up"
     assert senders.acknowledged <= stored(settings), "lost"
@@ -67,7 +68,7 @@ def test_a_broker_that_dies_and_comes_back_costs_no_upload_and_no_503(
 ) -> None:
     with Ingest(settings) as ingest:
         with loaded(ingest) as senders:
-            time.sleep(1)
+            senders.await_acknowledged(LEAST)
             broker.kill()
             time.sleep(4)
             broker.start_again()
@@ -84,7 +85,7 @@ def test_a_broker_that_accepts_but_never_acknowledges_does_not_slow_answers_beyo
 ) -> None:
     with Ingest(settings) as ingest:
         with loaded(ingest) as senders:
-            time.sleep(1)
+            senders.await_acknowledged(LEAST)
             broker.freeze()
             time.sleep(6)
             broker.freeze(frozen=False)
@@ -99,7 +100,7 @@ def test_kill_9_with_a_full_spool_and_a_start_without_broker_lose_nothing(
     broker: Kafka, settings: Settings
 ) -> None:
     with Ingest(settings) as ingest, loaded(ingest) as first:
-        time.sleep(1)
+        first.await_acknowledged(LEAST)
         broker.kill()
         time.sleep(4)
         ingest.kill()
@@ -108,7 +109,7 @@ def test_kill_9_with_a_full_spool_and_a_start_without_broker_lose_nothing(
             assert client.get("/health/ready").status_code == 200
         with loaded(again) as second:
             time.sleep(4)
-        assert second.acknowledged
+            second.await_acknowledged(10)
         broker.start_again()
         again.await_forwarded()
         check_nothing_lost(settings, first)
@@ -122,7 +123,7 @@ def test_sigterm_with_requests_in_flight_keeps_what_was_acknowledged(
     broker: Kafka, settings: Settings
 ) -> None:
     with Ingest(settings) as ingest, loaded(ingest) as senders:
-        time.sleep(2)
+        senders.await_acknowledged(LEAST)
         assert ingest.stop() == 0
     check_nothing_lost(settings, senders)
 
@@ -134,6 +135,7 @@ def test_sigterm_while_the_broker_is_away_keeps_the_spool_for_the_next_process(
         with loaded(ingest) as senders:
             broker.kill()
             time.sleep(4)
+            senders.await_acknowledged(10)
         assert ingest.stop() == 0
     broker.start_again()
     with Ingest(settings) as again:
@@ -145,9 +147,9 @@ def test_a_full_disk_is_503_and_what_was_acknowledged_stays(broker: Kafka, setti
     with Ingest(settings, file_limit_bytes=600_000) as ingest:
         # A full disk is 503: iOS keeps its sessions for ever, Android deletes one after three of them.
         with loaded(ingest, (Platform.IOS,)) as senders:
-            time.sleep(1)
+            senders.await_acknowledged(LEAST)
             broker.kill()
-            end = time.monotonic() + 40
+            end = time.monotonic() + 90
             while not senders.statuses[503]:
                 assert time.monotonic() < end, senders.statuses
                 time.sleep(0.2)
