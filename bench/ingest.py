@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -41,6 +42,7 @@ from pipeline.settings import Settings, child_environ, load
 from pipeline.stages.datastreams import OPEN_DIRECTORY
 from pipeline.stages.receive import Request
 from pipeline.topology import Topology
+from pipeline.wire import schemas
 from pipeline.wire.encode import to_media_collection
 
 PATH: Final = "/api/v1/downloaded"
@@ -128,7 +130,7 @@ def served(name: str, settings: Settings) -> Iterator[tuple[int, psutil.Process]
     }
     process = subprocess.Popen(
         commands[name],
-        env=child_environ(settings),
+        env=child_environ(settings) | {"BENCH_SCHEMAS": str(event_schemas(settings.data_dir))},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -145,6 +147,15 @@ def served(name: str, settings: Settings) -> Iterator[tuple[int, psutil.Process]
     finally:
         process.terminate()
         process.communicate()
+
+
+def event_schemas(directory: Path) -> Path:
+    """Return a file with the JSON Schemas of all event types, for the others to validate by."""
+    file = directory / "schemas.json"
+    found = [schemas.schema(name) for name in schemas.EVENT_TYPES]
+    bare = [{key: value for key, value in schema.items() if key[0] != "$"} for schema in found]
+    file.write_text(json.dumps(bare))
+    return file
 
 
 def measured(port: int, process: psutil.Process, requests: Sequence[bytes], uploads: int) -> Run:

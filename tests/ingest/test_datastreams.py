@@ -107,7 +107,7 @@ def test_too_many_faults_of_ours_make_it_not_ready_and_503(monkeypatch: pytest.M
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.wire.media_collection.decode", broken)
+        patched.setattr(receive, "glance", broken)
         assert [door.post(GOOD).status_code for _ in range(4)] == [201, 201, 201, 503]
         assert door.request("GET", "/health/ready").status_code == 503
     assert {upload["reason"] for upload in door.uploads()} == {"internal_error"}

@@ -202,7 +202,7 @@ def test_an_unexpected_exception_is_kept_and_answered_with_success(
     def broken(*_arguments: object) -> str:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(receive, "session_id", broken)
+    monkeypatch.setattr(receive, "visitor_key_of", broken)
     assert door.post(GOOD).status_code == 201
     (upload,) = door.uploads()
     assert (upload["verdict"], upload["reason"], upload["body"]) == ("rejected", "internal_error", GOOD)
