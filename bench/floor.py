@@ -31,7 +31,7 @@ def main() -> None:
     sys.stderr.write(f"http://127.0.0.1:{listener.getsockname()[1]}\n")
     sys.stderr.flush()
     tune_gc()
-    asyncio.run(make_server(app, settings).serve([listener]))  # type: ignore[arg-type]  # an ASGI app, no Starlette
+    asyncio.run(make_server(app, settings).serve([listener]))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ from pipeline.wire import schemas
 from pipeline.wire.encode import to_media_collection
 
 PATH: Final = "/api/v1/downloaded"
-SIZES: Final = {"3 KB": 25, "50 KB": 460}
+SIZES: Final = {"3 KB": 29, "50 KB": 690}
 REPEATS: Final = int(os.environ.get("BENCH_REPEATS", "3"))
 UPLOADS: Final = int(os.environ.get("BENCH_UPLOADS", "8000"))
 OPEN_S: Final = 5.0

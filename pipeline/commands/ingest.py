@@ -16,7 +16,7 @@ from pipeline.commands.home import kafka_codec, require_kafka
 from pipeline.commands.run import client_ip_of, limits_of, load_directory
 from pipeline.contract.ports import Unavailable
 from pipeline.contract.topics import load_topics
-from pipeline.ingest.app import Door, make_app
+from pipeline.ingest.app import App, Door
 from pipeline.ingest.processes import serve_by_processes
 from pipeline.ingest.server import bind, serve, tune_gc
 from pipeline.ingest.spooling import Forwarder, SpooledSink
@@ -65,6 +65,7 @@ def ingest(settings: Settings) -> int:
             settings.ingest_path_prefix,
             is_ready=lambda: producer.is_ready() or own.is_writable(),
             limits=limits_of(settings, directory),
+            memory_limit_bytes=settings.ingest_memory_bytes,
             client_ip=client_ip_of(settings),
         )
         forwarder = Forwarder(producer, [*adopted, own], meters)
@@ -77,7 +78,7 @@ def ingest(settings: Settings) -> int:
                 _log.info("serving", url=url, kafka=settings.kafka_bootstrap, adopted_spools=len(adopted))
 
             try:
-                await serve(make_app(door), settings, listener, serving)
+                await serve(App(door), settings, listener, meters, serving)
             finally:
                 await _stop_forwarding(forwarding, forwarder, settings.ingest_drain_s)
 

@@ -122,7 +122,7 @@ def receive(
 def failed(request: Request, error: Exception, new_id: Callable[[], str]) -> Reception:
     """Return the success answer and the one upload of a request that a fault of ours met."""
     is_edge = request.path == EDGE
-    verdict = _Verdict(200 if is_edge else 201, "", reason="internal_error", fault=_described(error))
+    verdict = _Verdict(200 if is_edge else 201, "", reason="internal_error", fault=described(error))
     form = Form.MEDIA_EDGE if is_edge else Form.MEDIA_COLLECTION
     upload = _written(request, verdict, request.body, form, None, new_id())
     if is_edge:
@@ -301,10 +301,10 @@ def _judged(judge: Callable[[], _Verdict], success: int, datastream_id: str) -> 
     except _Unauthorised:
         raise
     except Exception as error:  # noqa: BLE001 - DESIGN.md 2.2: a fault of ours must not delete the session
-        return _Verdict(success, datastream_id, reason="internal_error", fault=_described(error))
+        return _Verdict(success, datastream_id, reason="internal_error", fault=described(error))
 
 
-def _described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """Return what broke and where, without the exception's text, which may hold parts of a body."""
     *_, last = traceback.extract_tb(error.__traceback__) or [None]
     if last is None:

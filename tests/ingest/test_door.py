@@ -17,7 +17,7 @@ import zstandard
 from pipeline.contract.codec import Codec
 from pipeline.contract.positions import position_maker
 from pipeline.contract.topics import load_topics
-from pipeline.ingest.app import Door, make_app
+from pipeline.ingest.app import App, Door
 from pipeline.ingest.clientip import ClientIp
 from pipeline.ingest.limits import Limits
 from pipeline.metrics import Meters
@@ -49,7 +49,7 @@ class Asked:
         topology = Topology(self.codec, load_topics(), directory)
         self.now = 1_000.0
         self.limits = Limits({d.id: d for d in directory.datastreams}, quota, 3)
-        self.app = make_app(
+        self.app = App(
             Door(
                 topology,
                 self.log,
