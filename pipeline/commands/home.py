@@ -70,13 +70,15 @@ def require_kafka(settings: Settings) -> None:
 
 def kafka_codec(settings: Settings) -> Codec:
     """Return the codec of a Kafka deployment: ids from the registry, or from the registry file."""
-    ids: SchemaIds
+    return Codec(kafka_schema_ids(settings), settings.kafka_topic_prefix)
+
+
+def kafka_schema_ids(settings: Settings) -> SchemaIds:
+    """Return the registry of a Kafka deployment, or its file."""
     make_data_dir(settings)
     if settings.registry_url:
-        ids = HttpRegistry(settings.registry_url, settings.data_dir / "registry-cache.json")
-    else:
-        ids = FileRegistry(settings.data_dir / "registry.json")
-    return Codec(ids, settings.kafka_topic_prefix)
+        return HttpRegistry(settings.registry_url, settings.data_dir / "registry-cache.json")
+    return FileRegistry(settings.data_dir / "registry.json")
 
 
 def make_data_dir(settings: Settings) -> None:

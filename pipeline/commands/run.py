@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 import socket
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+import uvloop
 
 from pipeline.commands.home import make_data_dir
 from pipeline.contract.codec import Codec
@@ -90,7 +90,7 @@ class Embedded:
                 thread.start()
             try:
                 tune_gc()
-                asyncio.run(self._serve(App(door), when_serving))
+                uvloop.run(self._serve(App(door), when_serving))
             finally:
                 self._stop.set()
                 for thread in threads:

@@ -13,6 +13,8 @@ from pipeline.contract.ports import SchemaIds
 from pipeline.contract.topics import load_schema
 
 MAGIC: Final = 0
+NO_ID: Final = 0
+"""The id in a frame whose schema id is not known yet; no registry gives it."""
 _FRAME: Final = struct.Struct(">bI")
 
 
@@ -59,6 +61,10 @@ class Codec:
         self._writers[topic] = found
         return found
 
+    def is_prepared(self, topic: str) -> bool:
+        """Return whether the id that goes into the topic's frames is known."""
+        return topic in self._writers and self._writers[topic][0] != _FRAME.pack(MAGIC, NO_ID)
+
     def decode(self, value: bytes | None) -> dict[str, Any]:
         """Return the decoded value, or raise `Undecodable`, or `Unavailable` when its schema can't be had."""
         if value is None:
@@ -99,6 +105,16 @@ class Codec:
             parsed = fastavro.parse_schema(json.loads(self._ids.schema_of(schema_id)))
             self._readers[schema_id] = parsed
         return parsed
+
+
+def framed(value: bytes, schema_id: int) -> bytes:
+    """Return the record with this id in its frame."""
+    return _FRAME.pack(MAGIC, schema_id) + value[_FRAME.size :]
+
+
+def has_id(value: bytes | None) -> bool:
+    """Return whether the frame holds a schema id."""
+    return value is None or value[: _FRAME.size] != _FRAME.pack(MAGIC, NO_ID)
 
 
 def subject_of(topic: str) -> str:
