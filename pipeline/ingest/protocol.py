@@ -99,8 +99,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINE_LIMIT:
             self._refuse(b"")
             return
+        super().on_headers_complete()  # raises for a URL that is none: the head is still what is wrong
         self._await(_Phase.BODY, BODY_DEADLINE_S)
-        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Hand the body on, unless the request is refused."""
@@ -168,11 +168,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _look(self) -> None:
         """End every connection of this server that is overdue, and look again soon."""
+        self.loop.call_later(LOOK_S, self._look)
         now = self.loop.time()
         for connection in list(self.connections):
             if isinstance(connection, GuardedProtocol):
                 connection.end_if_overdue(now)
-        self.loop.call_later(LOOK_S, self._look)
 
     def _refuse(self, answer: bytes) -> None:
         """Answer without asking the app, and close; whoever does not read that is cut."""

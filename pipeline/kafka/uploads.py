@@ -143,7 +143,8 @@ class UploadProducer:
     def close(self) -> None:
         """Deliver what waits, then stop."""
         self._is_closed = True
-        self._producer.flush(FLUSH_S)
+        with contextlib.suppress(KafkaException):  # a spent one delivers nothing more
+            self._producer.flush(FLUSH_S)
 
     def _produced(self, record: Record, loop: asyncio.AbstractEventLoop, due: float) -> _Future:
         future: _Future = loop.create_future()

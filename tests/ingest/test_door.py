@@ -49,19 +49,18 @@ class Asked:
         topology = Topology(self.codec, load_topics(), directory)
         self.now = 1_000.0
         self.limits = Limits({d.id: d for d in directory.datastreams}, quota, 3)
-        self.app = App(
-            Door(
-                topology,
-                self.log,
-                self.meters,
-                LIMIT,
-                1.0,
-                "/first-party",
-                limits=self.limits,
-                client_ip=client_ip,
-                monotonic=lambda: self.now,
-            )
+        self.door = Door(
+            topology,
+            self.log,
+            self.meters,
+            LIMIT,
+            1.0,
+            "/first-party",
+            limits=self.limits,
+            client_ip=client_ip,
+            monotonic=lambda: self.now,
         )
+        self.app = App(self.door)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
