@@ -9,9 +9,7 @@ upload kept as `internal_error`).
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
@@ -25,7 +23,7 @@ from starlette.routing import Route
 
 from pipeline.contract.ports import Unavailable, UploadSink
 from pipeline.contract.record import Record
-from pipeline.ingest import openapi
+from pipeline.ingest import ids, openapi
 from pipeline.ingest.body import CODINGS, IDENTITY, Crowded, Gone, Held, Memory, read_body
 from pipeline.ingest.clientip import ClientIp, shown_ip
 from pipeline.ingest.limits import Limit, Limits
@@ -74,7 +72,7 @@ class Door(NamedTuple):
     store_deadline_s: float
     path_prefix: str = ""
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
-    new_id: Callable[[], str] = lambda: str(uuid.uuid4())
+    new_id: Callable[[], str] = ids.uuid4
     is_ready: Callable[[], bool] = lambda: True
     limits: Limits | None = None
     client_ip: ClientIp = ClientIp.NONE
@@ -211,7 +209,7 @@ class App:
             config_id=query.get("configId", [None])[0],
             location_hint=place.hint,
             user_agent=_text(headers, b"user-agent")[:HEADER_CHARACTERS] or None,
-            request_id=f"{sent[:SENT_ID_CHARACTERS]}-{os.urandom(8).hex()}",
+            request_id=f"{sent[:SENT_ID_CHARACTERS]}-{ids.random_hex(16)}",
             received_at_ms=door.now_ms(),
             body_limit_bytes=door.body_limit_bytes,
             client_ip=shown_ip(client[0] if client else "", door.client_ip),
@@ -256,7 +254,7 @@ def _hinted(path: str) -> Place | None:
 
 def _nameless(place: Place) -> receive.Request:
     """Return a request of which nothing but its path is known."""
-    return receive.Request(place.path, b"", 0, os.urandom(8).hex(), location_hint=place.hint)
+    return receive.Request(place.path, b"", 0, ids.random_hex(16), location_hint=place.hint)
 
 
 def _suffix(request: receive.Request) -> str:
