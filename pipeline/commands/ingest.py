@@ -36,7 +36,7 @@ _log = structlog.get_logger("pipeline.ingest")
 SPOOLS: Final = "spool"
 RAN_BEFORE: Final = "ingest-ran-on-kafka"
 """A file that says that these settings led to a working Kafka once."""
-ANSWER_MARGIN_S: Final = 2.0
+SPOOL_DEADLINE_S: Final = 2.0
 """What the spool may take beyond the time that Kafka had."""
 LATEST_ANSWER_S: Final = 4.5
 """SDKs wait 5 s."""
@@ -65,14 +65,15 @@ def ingest(settings: Settings) -> int:
     meters = Meters(settings.metrics_dir)
     with _opened_spool(settings) as own:
         producer = UploadProducer(settings, time.monotonic)
-        sink = SpooledSink(producer, own, meters, lambda record: has_id(record.value))
         ack_deadline_s = settings.ingest_ack_deadline_ms / 1000
+        spool_deadline_s = min(SPOOL_DEADLINE_S, LATEST_ANSWER_S - ack_deadline_s)
+        sink = SpooledSink(producer, own, meters, spool_deadline_s, lambda record: has_id(record.value))
         door = Door(
             Topology(codec, topics, directory),
             sink,
             meters,
             settings.ingest_body_limit_bytes,
-            min(ack_deadline_s + ANSWER_MARGIN_S, LATEST_ANSWER_S),
+            None,
             settings.ingest_path_prefix,
             is_ready=lambda: own.is_writable() or (codec.is_prepared(UPLOADS) and producer.is_ready()),
             limits=limits_of(settings, directory),

@@ -69,7 +69,8 @@ class Door(NamedTuple):
     sink: UploadSink
     meters: Meters
     body_limit_bytes: int
-    store_deadline_s: float
+    store_deadline_s: float | None
+    """How long an answer may wait for the sink; None where the sink itself keeps to a deadline."""
     path_prefix: str = ""
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     new_id: Callable[[], str] = ids.uuid4
@@ -150,8 +151,11 @@ class App:
             return receive.unavailable(request, LIMITED_RETRY_AFTER_S)
         if records:
             try:
-                async with asyncio.timeout(door.store_deadline_s):
+                if door.store_deadline_s is None:
                     await door.sink.store(records)
+                else:
+                    async with asyncio.timeout(door.store_deadline_s):
+                        await door.sink.store(records)
             except (Unavailable, TimeoutError, MemoryError) as error:
                 door.meters.count("pipeline_store_failures_total")
                 _log.error("not_stored", request=_suffix(request), error=repr(error))

@@ -30,7 +30,8 @@ ADOPT_S: Final = 5.0
 class SpooledSink:
     """Implements `UploadSink`: durable in Kafka, or in the spool, or `Unavailable`.
 
-    A partition that did not acknowledge in time is stalled: its uploads go straight to the spool, so that
+    Kafka's producer keeps to the acknowledgement deadline by itself, the spool to `spool_deadline_s`. A
+    partition that did not acknowledge in time is stalled: its uploads go straight to the spool, so that
     answers stay quick and nothing piles up, until the forwarder has got one of them through.
     """
 
@@ -39,27 +40,31 @@ class SpooledSink:
         kafka: UploadSink,
         spool: UploadSink,
         meters: Meters,
+        spool_deadline_s: float,
         is_framed: Callable[[Record], bool] = lambda _record: True,
     ) -> None:
         self._kafka = kafka
         self._spool = spool
         self._meters = meters
+        self._spool_deadline_s = spool_deadline_s
         self._is_framed = is_framed
         self._stalled: set[int] = set()
 
     async def store(self, records: Sequence[Record]) -> None:
         """Return when all records are durable in one of the two places, or raise `Unavailable`."""
-        kept = [r for r in records if r.partition in self._stalled or not self._is_framed(r)]
+        stalled, is_framed = self._stalled, self._is_framed
+        kept = [r for r in records if r.partition in stalled or not is_framed(r)]
         tried = [r for r in records if r not in kept] if kept else records
         missed = await self._missed(tried) if tried else ()
         if not kept and not missed:
             return
         left = [record for record in records if record in kept or record in missed]
         try:
-            await self._spool.store(left)
-        except Unavailable as error:
+            async with asyncio.timeout(self._spool_deadline_s):
+                await self._spool.store(left)
+        except (Unavailable, TimeoutError) as error:
             # Then a stalled partition is tried after all: it may be well, and nobody else would find out.
-            _log.error("not_spooled", reason=str(error))
+            _log.error("not_spooled", reason=repr(error))
             if missed or not all(map(self._is_framed, kept)) or await self._missed(kept):
                 raise
             self.resume({record.partition for record in kept})

@@ -101,21 +101,23 @@ class UploadProducer:
     async def store(self, records: Sequence[Record]) -> None:
         """Return when all records are acknowledged by all in-sync replicas, or raise `Unavailable`."""
         loop = asyncio.get_running_loop()
-        due = self._monotonic() + self._deadline_s
-        waiting = [self._produced(record, loop, due) for record in records]
+        now = self._monotonic()
+        waiting = [self._produced(record, loop, now + self._deadline_s) for record in records]
         faults: dict[int, _Fault] = {}
         for place, future in enumerate(waiting):
             fault = await future
             if fault is not None:
                 faults[place] = fault
+        if not faults:
+            self._failed_at, self._seen_at = None, now
+            return
         passing = [fault.text for fault in faults.values() if not fault.is_final]
         if passing:
             self._failed_at = self._monotonic()
             stored = [place for place in range(len(records)) if place not in faults]
             raise Unavailable(f"not acknowledged: {passing[0]}", stored)
-        self._failed_at, self._seen_at = None, due - self._deadline_s
-        if faults:
-            raise NeverTaken(next(iter(faults.values())).text, [*faults])
+        self._failed_at, self._seen_at = None, now
+        raise NeverTaken(next(iter(faults.values())).text, [*faults])
 
     def is_ready(self) -> bool:
         """Return whether a record could be stored now, by the last sign of the cluster; produces nothing."""

@@ -50,7 +50,9 @@ class Bench:
         self.kafka = FakeKafka()
         self.spool: Spool = opened(directory / "own")
         self.meters = Meters()
-        self.sink = SpooledSink(self.kafka, self.spool, self.meters, lambda record: record.value != UNFRAMED)
+        self.sink = SpooledSink(
+            self.kafka, self.spool, self.meters, 1.0, lambda record: record.value != UNFRAMED
+        )
         self.left_behind: list[Spool] = []
         self.registry_is_away = False
         way = Way(self._adopt, self._readdressed, self.sink.resume)
