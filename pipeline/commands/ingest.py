@@ -55,10 +55,9 @@ def ingest(settings: Settings) -> int:
     ids = kafka_schema_ids(settings)
     directory = load_directory(settings)
     ran_before = _require_kafka_once(settings)
-    codec = Codec(_LaterIds(ids) if ran_before else ids, settings.kafka_topic_prefix)
+    later = _LaterIds(ids, may_wait=ran_before)
+    codec = Codec(later, settings.kafka_topic_prefix)
     codec.prepare(UPLOADS)
-    if not codec.is_prepared(UPLOADS):
-        _log.warning("registry_is_away", url=settings.registry_url)
     listener = bind(settings)
     if settings.ingest_processes > 1:
         return serve_by_processes(settings, listener)
@@ -75,7 +74,7 @@ def ingest(settings: Settings) -> int:
             settings.ingest_body_limit_bytes,
             None,
             settings.ingest_path_prefix,
-            is_ready=lambda: own.is_writable() or (codec.is_prepared(UPLOADS) and producer.is_ready()),
+            is_ready=lambda: own.is_writable() or (not later.missing and producer.is_ready()),
             limits=limits_of(settings, directory),
             memory_limit_bytes=settings.ingest_memory_bytes,
             client_ip=client_ip_of(settings),
@@ -86,7 +85,7 @@ def ingest(settings: Settings) -> int:
 
         async def run() -> None:
             forwarding = asyncio.create_task(forwarder.run())
-            others = [asyncio.create_task(producer.watch()), asyncio.create_task(_prepared(codec))]
+            others = [asyncio.create_task(producer.watch()), asyncio.create_task(_prepared(codec, later))]
             url = f"http://{settings.ingest_host}:{listener.getsockname()[1]}"
 
             def serving(_stop: object) -> None:
@@ -111,25 +110,33 @@ def ingest(settings: Settings) -> int:
 class _LaterIds:
     """Schema ids of a registry that may be away: the id is `NO_ID` then, and the spool keeps the record."""
 
-    def __init__(self, ids: SchemaIds) -> None:
+    def __init__(self, ids: SchemaIds, *, may_wait: bool) -> None:
         self._ids = ids
+        self._may_wait = may_wait
+        self.missing: set[str] = set()
+        """The subjects whose ids are not known yet."""
 
     def id_of(self, subject: str, schema: str) -> int:
         """Return the id of this schema, or `NO_ID`."""
         try:
-            return self._ids.id_of(subject, schema)
+            found = self._ids.id_of(subject, schema)
         except Unavailable as error:
+            if not self._may_wait:
+                raise
+            self.missing.add(subject)
             _log.warning("schema_id_unknown", subject=subject, reason=str(error))
             return NO_ID
+        self.missing.discard(subject)
+        return found
 
     def schema_of(self, schema_id: int) -> str:
         """Return the schema with this id."""
         return self._ids.schema_of(schema_id)
 
 
-async def _prepared(codec: Codec) -> None:
+async def _prepared(codec: Codec, later: _LaterIds) -> None:
     """Ask the registry again until it has told the id that uploads are framed with."""
-    while not codec.is_prepared(UPLOADS):
+    while later.missing:
         await asyncio.sleep(REGISTRY_AGAIN_S)
         try:
             await asyncio.to_thread(codec.prepare, UPLOADS)

@@ -61,10 +61,6 @@ class Codec:
         self._writers[topic] = found
         return found
 
-    def is_prepared(self, topic: str) -> bool:
-        """Return whether the id that goes into the topic's frames is known."""
-        return topic in self._writers and self._writers[topic][0] != _FRAME.pack(MAGIC, NO_ID)
-
     def decode(self, value: bytes | None) -> dict[str, Any]:
         """Return the decoded value, or raise `Undecodable`, or `Unavailable` when its schema can't be had."""
         if value is None:

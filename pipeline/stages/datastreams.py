@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -74,13 +73,16 @@ class DatastreamsError(Exception):
     """The datastreams file can't be used; the message names the place and what is wanted."""
 
 
-@dataclass(frozen=True)
-class Directory:
-    """All datastreams of a deployment; an open one takes what no other claims."""
+class _Parts(NamedTuple):
+    """What a directory is made of."""
 
     datastreams: tuple[Datastream, ...] = (OPEN_DATASTREAM,)
     pseudonym_key: bytes = b""
     """The key of every pseudonym; needed where a datastream pseudonymises."""
+
+
+class Directory(_Parts):
+    """All datastreams of a deployment, found by name; an open one takes what no other claims."""
 
     @cached_property
     def open(self) -> Datastream | None:
