@@ -179,6 +179,48 @@ def test_a_refused_upload_is_kept_with_its_verdict_before_the_answer(door: Asked
     assert door.log.actions == ["stored media.uploads"]
 
 
+BAD_JSON: dict[str, tuple[bytes, str]] = {
+    "NaN": (GOOD.replace(b'"playhead":0.0', b'"playhead":NaN', 1), "json"),
+    "Infinity": (GOOD.replace(b'"playhead":0.0', b'"playhead":Infinity', 1), "json"),
+    "1e400": (GOOD.replace(b'"playhead":0.0', b'"playhead":1e400', 1), "json"),
+    "10^5000": (GOOD.replace(b'"playhead":0.0', b'"playhead":1' + b"0" * 5_000, 1), "json"),
+    "2^64": (GOOD.replace(b'"playhead":0.0', b'"playhead":18446744073709551616', 1), "maximum"),
+    "a key twice": (GOOD.replace(b'"playhead":', b'"playhead":9,"playhead":', 1), "duplicate_key"),
+    "a key twice, once escaped": (
+        GOOD.replace(b'"playhead":', b'"pl\\u0061yhead":9,"playhead":', 1),
+        "duplicate_key",
+    ),
+    "bytes that are not UTF-8": (GOOD.replace(b"film-1", b"film\xff"), "json"),
+    "bytes that are not UTF-8, in what nobody reads": (
+        GOOD.replace(b'"media.id"', b'"unheard":"\xff","media.id"'),
+        "json",
+    ),
+    "half a surrogate pair": (GOOD.replace(b"film-1", b"\\ud800"), "json"),
+    "a byte order mark": (b"\xef\xbb\xbf" + GOOD, "json"),
+    "UTF-16": (GOOD.decode().encode("utf-16"), "json"),
+    "a tail": (GOOD + b"x", "json"),
+    "deep": (b"[" * 9_000 + b"]" * 9_000, "json"),
+    "deep, in what nobody reads": (
+        GOOD.replace(b'"media.id"', b'"unheard":' + b"[" * 8_000 + b"]" * 8_000 + b',"media.id"'),
+        "json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_JSON)
+def test_json_that_parsers_disagree_about_is_a_durable_refusal(door: Asked, name: str) -> None:
+    body, rule = BAD_JSON[name]
+    assert body != GOOD
+    answer = door.post(body)
+    assert (answer.status_code, answer.json()["errors"][0]["rule"]) == (400, rule)
+    (upload,) = door.uploads()
+    assert (upload["reason"], upload["body"]) == ("invalid", body)
+    item = b'{"events": [' + body + b"]}"
+    answer = door.post(item, receive.EDGE + "?configId=any")
+    assert answer.status_code in (207, 400)
+    assert b"pipeline_internal_errors_total{" not in door.meters.text()
+
+
 def test_when_nothing_can_be_stored_the_answer_is_503_with_retry_after(door: Asked) -> None:
     door.log.broken = True
     for path in (receive.DOWNLOADED, receive.EDGE + "?configId=any"):
