@@ -86,16 +86,17 @@ async def read_body(receive: Receive, coding: str, limit: int, held: Held) -> Bo
         raise Gone
     if len(data) > limit:
         return Body(data[:limit], None if coding == IDENTITY else coding[:64], truncated=True)
-    if coding != IDENTITY:
-        held.take(limit)
-    return decompress(data, coding, limit)
+    if coding == IDENTITY:
+        return Body(data)
+    # One body at a time is undone: nothing else runs meanwhile, so only what comes out is held.
+    body = decompress(data, coding, limit)
+    held.take(len(body.data))
+    return body
 
 
 def decompress(data: bytes, coding: str, limit: int) -> Body:
-    """Return the body with its content coding undone, within `limit` bytes."""
+    """Return the body with its content coding (not identity) undone, within `limit` bytes."""
     match coding:
-        case "identity":
-            return Body(data)
         case "gzip":
             return _inflated(data, coding, limit, zlib.MAX_WBITS | 16)
         case "deflate":
