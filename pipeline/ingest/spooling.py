@@ -31,8 +31,9 @@ class SpooledSink:
     """Implements `UploadSink`: durable in Kafka, or in the spool, or `Unavailable`.
 
     Kafka's producer keeps to the acknowledgement deadline by itself, the spool to `spool_deadline_s`. A
-    partition that did not acknowledge in time is stalled: its uploads go straight to the spool, so that
-    answers stay quick and nothing piles up, until the forwarder has got one of them through.
+    partition that did not acknowledge in time is stalled, or all are, when Kafka took nothing else meanwhile:
+    such uploads go straight to the spool, so that answers stay quick and nothing piles up, until the
+    forwarder has got one of them through.
     """
 
     def __init__(
@@ -49,11 +50,15 @@ class SpooledSink:
         self._spool_deadline_s = spool_deadline_s
         self._is_framed = is_framed
         self._stalled: set[int] = set()
+        self._is_all_stalled = False
+        self._taken = 0
+        """How often Kafka took something: whether it did while another upload waited in vain."""
 
     async def store(self, records: Sequence[Record]) -> None:
         """Return when all records are durable in one of the two places, or raise `Unavailable`."""
         stalled, is_framed = self._stalled, self._is_framed
-        kept = [r for r in records if r.partition in stalled or not is_framed(r)]
+        everything = self._is_all_stalled
+        kept = [r for r in records if everything or r.partition in stalled or not is_framed(r)]
         tried = [r for r in records if r not in kept] if kept else records
         missed = await self._missed(tried) if tried else ()
         if not kept and not missed:
@@ -73,24 +78,29 @@ class SpooledSink:
 
     def resume(self, partitions: Collection[int]) -> None:
         """Go back to Kafka with these partitions: it has just stored something there."""
-        if self._stalled & {*partitions}:
+        if partitions and (self._is_all_stalled or self._stalled & {*partitions}):
+            self._is_all_stalled = False
             self._stalled -= {*partitions}
             _log.info("resumed", stalled=len(self._stalled))
 
     async def _missed(self, records: Sequence[Record]) -> Sequence[Record]:
         """Give records to Kafka; return those that it has not, and remember their partitions."""
+        taken = self._taken
         try:
             await self._kafka.store(records)
         except Unavailable as error:
             missed = [record for place, record in enumerate(records) if place not in error.stored]
             stalled = {record.partition for record in missed} - self._stalled
-            if stalled:
+            everything = not error.stored and self._taken == taken
+            if stalled or everything > self._is_all_stalled:
                 self._stalled |= stalled
-                _log.warning("spooling", reason=str(error), stalled=len(self._stalled))
+                self._is_all_stalled |= everything
+                _log.warning("spooling", reason=str(error), stalled=len(self._stalled), all=everything)
             return missed
         except NeverTaken as error:
             _log.error("refused_by_kafka", reason=str(error))
             return [records[place] for place in sorted(error.refused)]
+        self._taken += 1
         return ()
 
 

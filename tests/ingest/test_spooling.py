@@ -117,11 +117,27 @@ def test_after_a_stall_kafka_is_not_waited_for_until_the_forwarder_got_through(b
 
 def test_another_partition_is_not_held_up_by_a_stalled_one(bench: Bench) -> None:
     bench.kafka.leaderless = {5}
-    bench.store(upload(1)._replace(partition=5))
-    for number in range(3):
-        bench.store(upload(number)._replace(partition=4))
-    assert len(bench.kafka.taken) == 3
-    assert bench.spool.totals.records == 1
+    at_5, at_4 = (upload(1)._replace(partition=partition) for partition in (5, 4))
+    bench.store(at_4, at_5)
+    for _ in range(3):
+        bench.store(at_4)
+    bench.store(at_5)
+    assert bench.kafka.taken == [at_4] * 4
+    assert bench.kafka.asked == 4, "the stalled one was not waited for again"
+    assert bench.spool.totals.records == 2
+
+
+def test_when_kafka_takes_nothing_else_all_partitions_are_stalled_until_one_got_through(bench: Bench) -> None:
+    bench.kafka.leaderless = {5}
+    at_5, at_4 = (upload(1)._replace(partition=partition) for partition in (5, 4))
+    bench.store(at_5)
+    bench.store(at_4)
+    assert (bench.kafka.asked, bench.spool.totals.records) == (1, 2)
+    bench.forward()
+    bench.store(at_4)
+    assert bench.kafka.taken == [at_4, at_4]
+    bench.store(at_5)
+    assert bench.spool.totals.records == 2, "that one is still stalled"
 
 
 def test_a_full_spool_sends_even_a_stalled_partition_to_kafka(bench: Bench) -> None:
