@@ -2,7 +2,7 @@
 
 Capacity is CPU time of the whole server process per upload, closed loop on 64 connections; latency is open
 loop at half of what our own door carried in the same run. Everything is on: decoding, validation, session id,
-Avro envelope, acks=all, spool armed. Node (fastify, ajv, librdkafka) is run where `npm install` was done in
+Avro envelope, acks=all, spool armed. Node (fastify, ajv, librdkafka) is run where `npm ci` was done in
 `bench/node`.
 """
 
@@ -120,7 +120,7 @@ def why_no_node() -> str | None:
     if shutil.which("node") is None:
         return "there is no node"
     if not (NODE / "node_modules").exists():
-        return "run `npm install` in bench/node first"
+        return "run `npm ci` in bench/node first (docs/ingest.md)"
     return None
 
 

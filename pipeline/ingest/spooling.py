@@ -199,6 +199,8 @@ class Forwarder:
 
     async def _drained(self, spool: Source) -> int:
         """Forward what waits in one spool; return how many records left, or raise when none could."""
+        if not spool.totals.records:
+            return 0
         await self._forget(spool, ())
         gone = 0
         failure: Unavailable | None = None

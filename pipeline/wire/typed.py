@@ -69,12 +69,20 @@ def glance(body: bytes, path: str) -> Glance | None:
 
 def _skeleton(events: list[Any]) -> bytes | None:
     """Return the canonical events, or None: a second sessionStart, or a number of another form."""
-    rows = [(event.kind, event.playerTime.playhead, event.playerTime.ts) for event in events]
+    times = [event.playerTime for event in events]
+    playheads: list[float] = [time.playhead for time in times]
+    whole = list(map(int, playheads))
+    is_whole = whole == playheads  # whole playheads have no point in the canonical form
+    rows = [
+        (event.kind, playhead, time.ts)
+        for event, playhead, time in zip(events, whole if is_whole else playheads, times, strict=True)
+    ]
     found = _encode(rows)
-    is_another_form = b"-" in found or SMALL in found
-    if is_another_form or found.find(b'"sessionStart"', len(b'[["')) >= 0:
-        return None
-    return found.replace(b".0,", b",")  # whole playheads have no point there
+    if not is_whole:
+        if b"-" in found or SMALL in found:
+            return None
+        found = found.replace(b".0,", b",")
+    return None if found.find(b'"sessionStart"', len(b'[["')) >= 0 else found
 
 
 def _has_a_key_twice(body: bytes, events: list[Any]) -> bool:
