@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 DATA_DIR ?= .data
 
-.PHONY: run demo test check format lock bench kafka registry clean
+.PHONY: run demo test check format lock bench faults kafka registry clean
 
 run: .venv/run.stamp ## start the embedded default, send the samples, show them, go on serving
 	$(BIN)/pipeline demo --serve --data-dir $(DATA_DIR)
@@ -34,6 +34,9 @@ format: .venv/dev.stamp ## write what check would complain of, where a tool can
 
 bench: .venv/dev.stamp ## benchmarks, as ratios of one run
 	$(BIN)/python -m bench
+
+faults: .venv/dev.stamp ## the fault matrix on Apache Kafka; SHORT=1: under 5 minutes, SEED=…, ONLY=worker|ingest|…
+	$(BIN)/python -m faults $(if $(SHORT),--short) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 kafka: .venv/dev.stamp ## a local Apache Kafka, until Ctrl-C (needs Maven and Java 17)
 	$(BIN)/python -m deploy.servers kafka

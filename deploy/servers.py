@@ -74,7 +74,7 @@ def _version(java: str) -> int:
     return int(number[1] if number[0] == "1" else number[0])
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to kill this child when the thread that started it ends, however it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -146,7 +146,7 @@ class _Server:
                 cwd=self.directory,
                 env={**os.environ, **self._environment()},
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no lock can be held
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no lock can be held
             )
 
     def await_answer(self) -> None:

@@ -58,6 +58,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("pipeline_uploads_total", Type.COUNTER, ("verdict",), "Uploads that the door made durable."),
     Metric("pipeline_store_failures_total", Type.COUNTER, (), "Requests answered 503: nothing was stored."),
     Metric("pipeline_limited_total", Type.COUNTER, ("limit",), "Requests answered 503 over a limit: alarm."),
+    Metric("pipeline_refused_bytes_total", Type.COUNTER, (), "Bytes of refused bodies that were kept."),
     Metric("pipeline_spooled_total", Type.COUNTER, (), "Uploads stored in the spool, not at once in Kafka."),
     Metric("pipeline_forwarded_total", Type.COUNTER, (), "Spooled uploads that Kafka has acknowledged."),
     Metric("pipeline_set_aside_total", Type.COUNTER, (), "Spooled uploads that Kafka never takes: alarm."),
@@ -114,33 +115,43 @@ class Meters:
             for row in METRICS
         }
         self._shown: dict[str, set[str]] = {}
+        self._children: dict[tuple[str, ...], Counter | Gauge | Histogram] = {}
+
+    def _child(self, name: str, labels: tuple[str, ...]) -> Counter | Gauge | Histogram:
+        """Return the meter with these labels; looking one up at every use costs more than counting."""
+        found = self._children.get((name, *labels))
+        if found is None:
+            meter = self._meters[name]
+            found = self._children[name, *labels] = meter.labels(*labels) if labels else meter
+        return found
 
     def count(self, name: str, *labels: str, by: float = 1) -> None:
         """Add to a counter."""
-        meter = self._meters[name]
+        meter = self._child(name, labels)
         assert isinstance(meter, Counter)  # noqa: S101 - the table says so; a wrong name is our own fault
-        (meter.labels(*labels) if labels else meter).inc(by)
+        meter.inc(by)
 
     def set(self, name: str, value: float, *labels: str) -> None:
         """Set a gauge."""
-        meter = self._meters[name]
+        meter = self._child(name, labels)
         assert isinstance(meter, Gauge)  # noqa: S101 - as above
-        (meter.labels(*labels) if labels else meter).set(value)
+        meter.set(value)
 
     def replace(self, name: str, values: Mapping[str, float]) -> None:
         """Set a gauge of one label for these label values, and forget all others it had here."""
         meter = self._meters[name]
         for gone in self._shown.get(name, set()) - set(values):
             meter.remove(gone)
+            self._children.pop((name, gone), None)
         for label, value in values.items():
             self.set(name, value, label)
         self._shown[name] = set(values)
 
     def observe(self, name: str, value: float, *labels: str) -> None:
         """Add one observation to a histogram."""
-        meter = self._meters[name]
+        meter = self._child(name, labels)
         assert isinstance(meter, Histogram)  # noqa: S101 - as above
-        (meter.labels(*labels) if labels else meter).observe(value)
+        meter.observe(value)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -54,6 +54,17 @@ class Settings:
         at_least=1024,
         at_most=64 * 1024 * 1024,
     )
+    ingest_memory_bytes: int = _setting(
+        256 * 1024 * 1024,
+        "Most memory that all bodies of one process take together; beyond it answers are 503.",
+        at_least=16 * 1024 * 1024,
+    )
+    ingest_connections: int = _setting(
+        10_000,
+        "Most connections to one process; one more is answered 503 and closed. Open files limit them too.",
+        at_least=8,
+        at_most=1_000_000,
+    )
     ingest_path_prefix: str = _setting(
         "", "A path prefix under which the Media Collection paths are served too (iOS allows one)."
     )

@@ -37,6 +37,7 @@ def set_up_logs(settings: Settings, stream: TextIO | None = None) -> None:
     )
     logging.root.handlers = [library_handler(settings, out)]
     logging.root.setLevel(LIBRARY_LEVEL)
+    logging.captureWarnings(capture=True)
 
 
 def library_handler(settings: Settings, stream: TextIO | None = None) -> logging.Handler:

@@ -70,10 +70,13 @@ def require_kafka(settings: Settings) -> None:
 
 def kafka_codec(settings: Settings) -> Codec:
     """Return the codec of a Kafka deployment: ids from the registry, or from the registry file."""
-    ids: SchemaIds
+    return Codec(kafka_schema_ids(settings), settings.kafka_topic_prefix)
+
+
+def kafka_schema_ids(settings: Settings) -> SchemaIds:
+    """Return the registry of a Kafka deployment, or its file."""
     make_data_dir(settings)
-    ids = http_registry(settings) if settings.registry_url else file_registry(settings)
-    return Codec(ids, settings.kafka_topic_prefix)
+    return http_registry(settings) if settings.registry_url else file_registry(settings)
 
 
 def http_registry(settings: Settings) -> HttpRegistry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 import socket
@@ -13,13 +12,13 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from starlette.applications import Starlette
+import uvloop
 
 from pipeline.commands.home import make_data_dir
 from pipeline.contract.codec import Codec
 from pipeline.contract.positions import position_maker
 from pipeline.contract.topics import load_topics
-from pipeline.ingest.app import Door, make_app
+from pipeline.ingest.app import App, Door
 from pipeline.ingest.clientip import ClientIp
 from pipeline.ingest.limits import Limits
 from pipeline.ingest.server import bind, serve, tune_gc
@@ -78,6 +77,7 @@ class Embedded:
                 self.settings.ingest_path_prefix,
                 is_ready=lambda: not self._stop.is_set() and log.is_writable(),
                 limits=limits_of(self.settings, directory),
+                memory_limit_bytes=self.settings.ingest_memory_bytes,
                 client_ip=client_ip,
                 traces=traces,
             )
@@ -97,7 +97,7 @@ class Embedded:
                 thread.start()
             try:
                 tune_gc()
-                asyncio.run(self._serve(make_app(door), when_serving))
+                uvloop.run(self._serve(App(door), when_serving))
             finally:
                 self._stop.set()
                 for thread in threads:
@@ -111,7 +111,7 @@ class Embedded:
         """Ask the service to end as SIGTERM would: finish what was acknowledged, then return."""
         signal.raise_signal(signal.SIGTERM)
 
-    async def _serve(self, app: Starlette, when_serving: Callable[[], None] | None) -> None:
+    async def _serve(self, app: App, when_serving: Callable[[], None] | None) -> None:
         assert self._socket is not None  # noqa: S101 - bound in serve()
 
         def serving(stop: Callable[[], None]) -> None:
@@ -123,7 +123,7 @@ class Embedded:
             if when_serving is not None:
                 threading.Thread(target=when_serving, name="when-serving", daemon=True).start()
 
-        await serve(app, self.settings, self._socket, serving)
+        await serve(app, self.settings, self._socket, self.meters, serving)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

@@ -47,7 +47,7 @@ def migrate(settings: Settings, to_prefix: str | None, wanted: Mapping[str, Topi
     Return 0 when the new index is verified, 1 when it is not; raise `SettingError` when it may not begin.
     """
     target = dataclasses.replace(settings, kafka_topic_prefix=_checked(settings, to_prefix))
-    _require_no_workers(settings)
+    admin.require_no_workers(settings)
     _apply(target, wanted, console)
     try:
         with console.status("migrating") as status:
@@ -55,7 +55,7 @@ def migrate(settings: Settings, to_prefix: str | None, wanted: Mapping[str, Topi
     except NotVerified as error:
         console.print(f"[bold red]Not verified[/]: {error}. The old topics are untouched; keep using them.")
         return 1
-    _require_no_workers(settings)
+    admin.require_no_workers(settings)
     console.print(_migrated_table(settings, target, done))
     console.print(
         f"Next: set PIPELINE_KAFKA_TOPIC_PREFIX={target.kafka_topic_prefix} for ingests, workers, commands "
@@ -74,15 +74,6 @@ def _checked(settings: Settings, to_prefix: str | None) -> str:
             f"--to-prefix {to_prefix!r} is PIPELINE_KAFKA_TOPIC_PREFIX already: the new topics need another"
         )
     return to_prefix
-
-
-def _require_no_workers(settings: Settings) -> None:
-    running = admin.members(settings)
-    if running:
-        raise SettingError(
-            f"{len(running)} workers of the group {settings.worker_group} run ({', '.join(running)}): "
-            "stop them (SIGTERM) once `pipeline ledger` shows nothing pending, and run it again"
-        )
 
 
 def _apply(settings: Settings, wanted: Mapping[str, Topic], console: Console) -> None:

@@ -14,6 +14,8 @@ from pipeline.contract.ports import SchemaIds
 from pipeline.contract.topics import load_schema, load_topics
 
 MAGIC: Final = 0
+NO_ID: Final = 0
+"""The id in a frame whose schema id is not known yet; no registry gives it."""
 _FRAME: Final = struct.Struct(">bI")
 
 
@@ -115,6 +117,16 @@ class Codec:
 def _schemas_by_name() -> dict[str, Any]:
     schemas = (fastavro.parse_schema(load_schema(topic)) for topic in load_topics())
     return {schema["name"]: schema for schema in schemas}
+
+
+def framed(value: bytes, schema_id: int) -> bytes:
+    """Return the record with this id in its frame."""
+    return _FRAME.pack(MAGIC, schema_id) + value[_FRAME.size :]
+
+
+def has_id(value: bytes | None) -> bool:
+    """Return whether the frame holds a schema id."""
+    return value is None or value[: _FRAME.size] != _FRAME.pack(MAGIC, NO_ID)
 
 
 def subject_of(topic: str) -> str:

@@ -184,14 +184,14 @@ def config_of(settings: Settings, topic: str) -> dict[str, str]:
 
 def members(settings: Settings) -> tuple[str, ...]:
     """Return the workers of the group as `client@host`, or raise `SettingError`."""
-    group = settings.worker_group
+    group, admin = settings.worker_group, _admin(settings)  # the answer never comes to a client that is gone
     try:
-        found = _admin(settings).describe_consumer_groups([group])[group].result(REACH_DEADLINE_S)
+        described = admin.describe_consumer_groups([group])[group].result(REACH_DEADLINE_S)
     except (KafkaException, TimeoutError) as error:
         if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return ()
         raise unreachable(settings, error) from None
-    return tuple(f"{member.client_id}@{member.host}" for member in found.members)
+    return tuple(f"{member.client_id}@{member.host}" for member in described.members)
 
 
 def _shape_differences(settings: Settings, topics: Mapping[str, Topic]) -> Iterator[Difference]:
@@ -210,6 +210,17 @@ def _shape_difference(metadata: ClusterMetadata, topic: Topic, settings: Setting
     if len(held.partitions) != topic.partitions:
         return Difference(topic.name, "partitions", str(topic.partitions), str(len(held.partitions)))
     return None
+
+
+def require_no_workers(settings: Settings) -> None:
+    """Raise `SettingError` naming the workers while the group has members."""
+    running = members(settings)
+    if running:
+        raise SettingError(
+            f"PIPELINE_WORKER_GROUP: {len(running)} workers of the group {settings.worker_group} are alive "
+            f"({', '.join(running)}): stop all workers first, wait for the session timeout after a kill, "
+            "and run it again"
+        )
 
 
 def _wait_until_settled(settings: Settings, topics: Mapping[str, Topic]) -> None:

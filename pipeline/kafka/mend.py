@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from pipeline.contract.codec import Codec
@@ -21,11 +20,11 @@ from pipeline.contract.positions import INDEX, UPLOADS
 from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.records import IndexEntry, MediaSession, Outcome
 from pipeline.contract.topics import Topic
-from pipeline.kafka import takeover
-from pipeline.kafka.clients import REACH_DEADLINE_S, client_config, quiet, unreachable
+from pipeline.kafka import admin, takeover
+from pipeline.kafka.clients import client_config, quiet
 from pipeline.kafka.lanes import Lanes
 from pipeline.kafka.reader import KafkaReader
-from pipeline.settings import SettingError, Settings
+from pipeline.settings import Settings
 from pipeline.stages.judge import session_key, upload_key
 
 SESSIONS: Final = "media.sessions"
@@ -34,24 +33,9 @@ CHUNK: Final = 2_000
 THREADS: Final = 24
 
 
-def require_no_workers(settings: Settings) -> None:
-    """Raise `SettingError` while workers are members of the group."""
-    admin = AdminClient(client_config(settings, error_cb=quiet))
-    try:
-        asked = admin.describe_consumer_groups([settings.worker_group], request_timeout=REACH_DEADLINE_S)
-        members = asked[settings.worker_group].result(REACH_DEADLINE_S).members
-    except (KafkaException, TimeoutError) as error:
-        raise unreachable(settings, error) from None
-    if members:
-        raise SettingError(
-            f"PIPELINE_WORKER_GROUP: {len(members)} members of {settings.worker_group} are alive: stop all "
-            "workers first, and wait for the session timeout after a kill"
-        )
-
-
 def adopt(settings: Settings, codec: Codec, topics: Mapping[str, Topic]) -> Mapping[int, int]:
     """Set every position to the first offset of the present topic of uploads; return them."""
-    require_no_workers(settings)
+    admin.require_no_workers(settings)
     lanes = Lanes(settings, codec, topics)
     try:
         starts = _first_offsets(settings, topics)
@@ -74,7 +58,7 @@ def rebuild(
     unfinished, so that no worker goes on from it; it may be run again at any time. All uploads that their
     topic still has are read again afterwards, and known.
     """
-    require_no_workers(settings)
+    admin.require_no_workers(settings)
     lanes = Lanes(settings, codec, topics, source=takeover.UNFINISHED, is_lost=True)
     waiting: dict[int, list[Record]] = defaultdict(list)
     entries = 0
@@ -109,9 +93,9 @@ def _set_positions(lanes: Lanes, positions: Mapping[int, int]) -> None:
 
 
 def _first_offsets(settings: Settings, topics: Mapping[str, Topic]) -> dict[int, int]:
-    admin = AdminClient(client_config(settings, error_cb=quiet))
+    client = AdminClient(client_config(settings, error_cb=quiet))
     name = settings.kafka_topic_prefix + UPLOADS
-    bounds = takeover.bounds_of(admin, name, range(topics[UPLOADS].partitions))
+    bounds = takeover.bounds_of(client, name, range(topics[UPLOADS].partitions))
     return {partition: found.first for partition, found in bounds.items()}
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
 import faust
 import structlog
+from faust.exceptions import AlreadyConfiguredWarning
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -60,7 +62,8 @@ class TransactionalConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is 
         """Give the take-over all the time that it needs: its own deadline measures progress."""
         # Faust ends its recovery in silence when `perform_seek` outlasts this setting. aiokafka has
         # copied its value before, for its requests.
-        self.app.conf.broker_request_timeout = NEVER_S
+        with warnings.catch_warnings(action="ignore", category=AlreadyConfiguredWarning):
+            self.app.conf.broker_request_timeout = NEVER_S
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
@@ -74,6 +77,7 @@ class TransactionalConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is 
             self.app.end(Ending.UNFIT, "position_unusable", error)
         except Exception as error:  # noqa: BLE001 - Faust's recovery would end silently, whatever it was
             self.app.end(Ending.STUCK, "take_over_failed", error)
+        self.app.pipeline_progress.rest(time.monotonic())  # Faust's timers begin after the first take-over
         # A repeated call in one generation rewinds: records fetched while the flow was stopped were thrown
         # away, so an early return would lose them.
         if self.app.consumer_generation_id != generation or ownership.generation != generation:
@@ -92,6 +96,7 @@ class App(faust.App):  # type: ignore[misc]  # as above
     """A Faust app on our transport."""
 
     pipeline_ownership: Ownership
+    pipeline_progress: Progress
     pipeline_topic: str
 
     def _new_transport(self) -> Any:
@@ -138,6 +143,7 @@ def make_app(
         worker_hijack_root_logger=False,
     )
     app.pipeline_ownership = ownership = Ownership(lanes)
+    app.pipeline_progress = progress
     app.pipeline_topic = settings.kafka_topic_prefix + UPLOADS
     source = app.topic(app.pipeline_topic, key_type=bytes, value_type=bytes)
     carrier = Carrier(settings, topology, ownership, meters, now_ms, app.end, app.is_flowing, traces)

@@ -20,13 +20,15 @@ class Progress:
         self._positions: Mapping[int, int] = {}
         self._lag: Mapping[int, int] = {}
         self._moved_at = 0.0
-        self._observed_at: float | None = None
+        self._looked_at: float | None = None
+        self._is_working = False
 
     def observe(self, now: float, positions: Mapping[int, int], lag: Mapping[int, int]) -> None:
         """Take the committed positions and the lag of every partition that this worker owns."""
         if positions != self._positions or not any(lag.values()):
             self._moved_at = now
-        self._positions, self._lag, self._observed_at = dict(positions), dict(lag), now
+        self._positions, self._lag = dict(positions), dict(lag)
+        self._looked_at, self._is_working = now, True
 
     def waiting(self) -> Mapping[int, int]:
         """Return how many uploads wait, by partition, where some do."""
@@ -34,22 +36,20 @@ class Progress:
 
     def rest(self, now: float) -> None:
         """Take that nothing can move now, while partitions are taken over."""
-        self._moved_at = now
-        if self._observed_at is not None:
-            self._observed_at = now
+        self._moved_at = self._looked_at = now
 
     def is_ready(self) -> bool:
         """Return whether partitions were taken over, or the group gave this worker none."""
-        return self._observed_at is not None
+        return self._is_working
 
     def is_sick(self, now: float) -> bool:
         """Return whether for too long uploads have waited while nothing moved, or nobody has looked.
 
         The second is an event loop that hangs.
         """
-        if self._observed_at is None:
+        if self._looked_at is None:
             return False
-        is_blind = now - self._observed_at > self._stall_s
+        is_blind = now - self._looked_at > self._stall_s
         return is_blind or (any(self._lag.values()) and now - self._moved_at > self._stall_s)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +40,7 @@ def out() -> Iterator[io.StringIO]:
     set_up_logs(load({}), stream)
     yield stream
     structlog.reset_defaults()
+    logging.captureWarnings(capture=False)
     logging.root.handlers, logging.root.level = handlers, level
 
 
@@ -61,8 +63,14 @@ def test_lines_are_json_away_from_a_terminal_and_for_people_on_one() -> None:
 def test_what_libraries_warn_of_has_the_same_form(out: io.StringIO) -> None:
     logging.getLogger("aiokafka").warning("broker %s is away", 1)
     logging.getLogger("aiokafka").info("not shown")
-    (line,) = lines(out)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=False)
+        logging.captureWarnings(capture=True)
+        warnings.warn("old way", DeprecationWarning, stacklevel=1)
+    line, warned = lines(out)
     assert (line["event"], line["level"], line["logger"]) == ("broker 1 is away", "warning", "aiokafka")
+    assert (warned["logger"], "old way" in str(warned["event"])) == ("py.warnings", True)
 
 
 def test_a_fault_of_ours_is_logged_with_its_place_and_without_what_was_sent(

@@ -46,11 +46,11 @@ def made_topics(settings: Settings, topics: Mapping[str, Topic] | None = None) -
 
 
 def delete_topics(settings: Settings) -> None:
-    """Delete the topics under the settings' prefix."""
+    """Delete those topics under the settings' prefix that there are."""
     client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
-    for future in client.delete_topics(
-        [settings.kafka_topic_prefix + name for name in load_topics()]
-    ).values():
+    names = [settings.kafka_topic_prefix + name for name in load_topics()]
+    held = [name for name in names if name in client.list_topics(timeout=20).topics]
+    for future in client.delete_topics(held).values() if held else ():
         future.result(60)
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import httpx
 
+from deploy.servers import ROOT
+from deploy.services import PIPELINE, Supervised
 from pipeline.settings import Settings, child_environ
-from tests.commands.serving import PIPELINE, ROOT
 
 
 def environ(settings: Settings) -> dict[str, str]:
@@ -142,50 +143,16 @@ class Ingest:
         self._process.stderr.close()
 
 
-class Worker:
-    """A worker under supervision: when it ends, it is started again after a second, as compose does."""
+class Worker(Supervised):
+    """A worker under supervision."""
 
     def __init__(self, settings: Settings, log: Path, root: Path = ROOT) -> None:
-        self._root = root
-        self._program, self._environ = started_from(root, settings)
-        self._log = log
-        self._stopping = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.codes: list[int] = []
-        self._thread = threading.Thread(target=self._supervise, daemon=True)
-        self._thread.start()
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the running process."""
-        end = time.monotonic() + 60
-        while self._process is None or self._process.poll() is not None:
-            assert time.monotonic() < end, "no worker runs"
-            time.sleep(0.05)
-        self._process.send_signal(number)
+        program, env = started_from(root, settings)
+        super().__init__([*program, "worker"], env, log, root)
 
     def await_assignment(self, times: int = 1, deadline_s: float = 120) -> None:
         """Wait until partitions were taken over so many times."""
         end = time.monotonic() + deadline_s
-        while (
-            self._log.read_text(errors="replace").count("taken_over") < times if self._log.exists() else True
-        ):
-            assert time.monotonic() < end, self._log.read_text(errors="replace")[-3000:]
+        while self.log.read_text(errors="replace").count("taken_over") < times if self.log.exists() else True:
+            assert time.monotonic() < end, self.log_tail()
             time.sleep(0.1)
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._stopping.set()
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-        self._thread.join()
-
-    def _supervise(self) -> None:
-        while not self._stopping.is_set():
-            with self._log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    [*self._program, "worker"], cwd=self._root, env=self._environ, stdout=log, stderr=log
-                )
-                self.codes.append(self._process.wait())
-            self._stopping.wait(1)

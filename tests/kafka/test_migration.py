@@ -28,7 +28,7 @@ from pipeline.wire.encode import to_media_collection
 from tests.fakes import FakeSchemaIds
 from tests.homes.uploading import Pipeline, make_pipeline
 from tests.kafka.checkout import copied, with_partitions
-from tests.kafka.home import KafkaHome, delete_topics, settings_of
+from tests.kafka.home import KafkaHome, delete_topics, made_topics, settings_of
 from tests.kafka.running import Ingest, Worker, command, records, rows, settled
 from tests.stories import story
 
@@ -276,20 +276,20 @@ def await_no_members(settings: Settings) -> None:
 def test_a_member_of_the_group_makes_the_command_refuse(kafka: Kafka, tmp_path: Path) -> None:
     settings = settings_of(kafka, tmp_path)
     assert admin.members(settings) == ()
-    member = Consumer(
-        {"bootstrap.servers": kafka.bootstrap, "group.id": settings.worker_group, "client.id": "lives-on"}
-    )
-    member.subscribe([settings.kafka_topic_prefix + UPLOADS])
-    try:
-        end = time.monotonic() + 20
-        while not admin.members(settings):
-            member.poll(0.1)
-            assert time.monotonic() < end
-        done = command(settings, "topics", "migrate", "--to-prefix", "other.")
-        assert done.returncode == 2
-        assert b"lives-on@" in done.stderr
-    finally:
-        member.close()
+    client = {"bootstrap.servers": kafka.bootstrap, "group.id": settings.worker_group}
+    member = Consumer({**client, "client.id": "lives-on"})
+    with made_topics(settings, of(1)):
+        member.subscribe([settings.kafka_topic_prefix + UPLOADS])
+        try:
+            end = time.monotonic() + 20
+            while not admin.members(settings):
+                member.poll(0.1)
+                assert time.monotonic() < end
+            done = command(settings, "topics", "migrate", "--to-prefix", "other.")
+            assert done.returncode == 2
+            assert b"lives-on@" in done.stderr
+        finally:
+            member.close()
 
 
 @pytest.mark.parametrize(

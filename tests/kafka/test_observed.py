@@ -87,11 +87,11 @@ def see_the_worker(base: str) -> None:
 @pytest.mark.parametrize(
     ("file", "before", "hang"),
     [
-        ("pipeline/topology.py", "        prepared = [", "        __import__('time').sleep(600)\n"),
+        ("pipeline/topology.py", "        window_key = ", "        __import__('time').sleep(600)\n"),
         (
             "pipeline/worker/faust_worker.py",
-            "        for event in batch:\n            self._sort_in",
-            "        time.sleep(600)\n",
+            "            await carrier.carry(",
+            "            time.sleep(600)\n",
         ),
     ],
     ids=["a stage hangs", "the event loop hangs"],

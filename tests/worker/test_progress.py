@@ -55,7 +55,10 @@ def test_the_endpoint_says_what_progress_says() -> None:
 
 def test_a_worker_that_no_longer_looks_at_itself_is_sick() -> None:
     progress = Progress(stall_s=10)
-    assert not progress.is_sick(1_000), "one that has not begun is not ready, but not sick"
+    assert not progress.is_sick(1_000), "one that takes over for the first time is not sick"
+    progress.rest(0)
+    assert not progress.is_ready()
+    assert progress.is_sick(10.1), "nor does the loop run that would look"
     progress.observe(0, {0: 5}, {0: 0})
     assert not progress.is_sick(10)
     assert progress.is_sick(10.1)
