@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from pipeline.contract.avro import LONG, NAME, double, write_any
+
 
 class Route(NamedTuple):
     """One report suite that the call goes to."""
@@ -18,8 +20,21 @@ class Route(NamedTuple):
     ssl: bool = True
     """Whether to use TLS."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.report_suite.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.tracking_server.encode()
+        out += LONG[len(text)]
+        out += text
+        out.append(1 if self.ssl else 0)
+        text = self.organisation.encode()
+        out += LONG[len(text)]
+        out += text
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "report_suite": self.report_suite,
             "tracking_server": self.tracking_server,
@@ -50,8 +65,19 @@ class Identity(NamedTuple):
     primary: bool = False
     """The primary identity of an identityMap."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.namespace.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.id.encode()
+        out += LONG[len(text)]
+        out += text
+        out += LONG[self.auth_state]
+        out.append(1 if self.primary else 0)
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "namespace": self.namespace,
             "id": self.id,
@@ -86,8 +112,43 @@ class Visitor(NamedTuple):
     identities: tuple[Identity, ...] = ()
     """customerIDs or identityMap, in order of appearance."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        if self.ecid is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.ecid.encode()
+            out += LONG[len(text)]
+            out += text
+        out.append(1 if self.ecid_generated else 0)
+        if self.aid is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.aid.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.vid is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.vid.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.location_hint is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.location_hint]
+        if self.identities:
+            out += LONG[len(self.identities)]
+            for one_identities in self.identities:
+                one_identities.write(out)
+        out.append(0)
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "ecid": self.ecid,
             "ecid_generated": self.ecid_generated,
@@ -122,8 +183,17 @@ class StateTotal(NamedTuple):
     time_s: int = 0
     """Wall clock time that it was open, in seconds, rounded half up once."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.name.encode()
+        out += LONG[len(text)]
+        out += text
+        out += LONG[self.count]
+        out += LONG[self.time_ms]
+        out += LONG[self.time_s]
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "name": self.name,
             "count": self.count,
@@ -228,8 +298,104 @@ class SessionMetrics(NamedTuple):
     states: tuple[StateTotal, ...] = ()
     """Player states, the first ten names of the session."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        out += LONG[self.content_time_spent_ms]
+        out += LONG[self.content_time_spent_s]
+        out += LONG[self.media_time_spent_ms]
+        out += LONG[self.media_time_spent_s]
+        out += LONG[self.unique_time_played_ms]
+        out += LONG[self.unique_time_played_s]
+        if self.average_minute_audience is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.average_minute_audience)
+        out += LONG[self.estimated_streams]
+        if self.progress_markers:
+            out += LONG[len(self.progress_markers)]
+            for one_progress_markers in self.progress_markers:
+                out += LONG[one_progress_markers]
+        out.append(0)
+        if self.segment is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.segment.encode()
+            out += LONG[len(text)]
+            out += text
+        out.append(1 if self.is_viewed else 0)
+        out.append(1 if self.is_played else 0)
+        out.append(1 if self.is_completed else 0)
+        out.append(1 if self.has_resume else 0)
+        out.append(1 if self.is_authorized else 0)
+        out.append(1 if self.is_federated else 0)
+        out.append(1 if self.is_dropped_before_start else 0)
+        out += LONG[self.pause_count]
+        out += LONG[self.pause_time_ms]
+        out += LONG[self.pause_time_s]
+        out += LONG[self.buffer_count]
+        out += LONG[self.buffer_time_ms]
+        out += LONG[self.buffer_time_s]
+        out += LONG[self.stall_count]
+        out += LONG[self.stall_time_ms]
+        out += LONG[self.stall_time_s]
+        out += LONG[self.ad_count]
+        out += LONG[self.ad_time_spent_ms]
+        out += LONG[self.ad_time_spent_s]
+        out += LONG[self.chapter_count]
+        out += LONG[self.seconds_since_last_call]
+        if self.bitrate_average_kbps is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.bitrate_average_kbps]
+        if self.bitrate_average_bucket is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.bitrate_average_bucket.encode()
+            out += LONG[len(text)]
+            out += text
+        out += LONG[self.bitrate_change_count]
+        if self.dropped_frames is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.dropped_frames]
+        if self.frames_per_second is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.frames_per_second]
+        if self.time_to_start_ms is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.time_to_start_ms]
+        out += LONG[self.error_count]
+        if self.player_sdk_errors:
+            out += LONG[len(self.player_sdk_errors)]
+            for one_player_sdk_errors in self.player_sdk_errors:
+                text = one_player_sdk_errors.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
+        if self.external_errors:
+            out += LONG[len(self.external_errors)]
+            for one_external_errors in self.external_errors:
+                text = one_external_errors.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
+        if self.states:
+            out += LONG[len(self.states)]
+            for one_states in self.states:
+                one_states.write(out)
+        out.append(0)
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "content_time_spent_ms": self.content_time_spent_ms,
             "content_time_spent_s": self.content_time_spent_s,
@@ -239,7 +405,7 @@ class SessionMetrics(NamedTuple):
             "unique_time_played_s": self.unique_time_played_s,
             "average_minute_audience": self.average_minute_audience,
             "estimated_streams": self.estimated_streams,
-            "progress_markers": self.progress_markers,
+            "progress_markers": list(self.progress_markers),
             "segment": self.segment,
             "is_viewed": self.is_viewed,
             "is_played": self.is_played,
@@ -269,8 +435,8 @@ class SessionMetrics(NamedTuple):
             "frames_per_second": self.frames_per_second,
             "time_to_start_ms": self.time_to_start_ms,
             "error_count": self.error_count,
-            "player_sdk_errors": self.player_sdk_errors,
-            "external_errors": self.external_errors,
+            "player_sdk_errors": list(self.player_sdk_errors),
+            "external_errors": list(self.external_errors),
             "states": [item.to_avro() for item in self.states],
         }
 
@@ -366,8 +532,87 @@ class AnalyticsCall(NamedTuple):
     is_completed: bool | None = None
     """Whether the ad or chapter was completed, on its close."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.session_id.encode()
+        out += LONG[len(text)]
+        out += text
+        out += LONG[self.revision]
+        out += LONG[self.sequence]
+        text = self.upload_id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.datastream_id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.call.encode()
+        out += LONG[len(text)]
+        out += text
+        out += LONG[self.ts]
+        out += LONG[self.ts_ms]
+        out += LONG[self.received_at_ms]
+        if self.pe is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.pe.encode()
+            out += LONG[len(text)]
+            out += text
+        text = self.pev3.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.page_event is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.page_event]
+        if self.routes:
+            out += LONG[len(self.routes)]
+            for one_routes in self.routes:
+                one_routes.write(out)
+        out.append(0)
+        self.visitor.write(out)
+        if self.query:
+            out += LONG[len(self.query)]
+            for key, of_query in self.query.items():
+                out += NAME[key]
+                text = of_query.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
+        if self.context:
+            out += LONG[len(self.context)]
+            for key, of_context in self.context.items():
+                out += NAME[key]
+                text = of_context.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
+        if self.metrics is None:
+            out.append(0)
+        else:
+            out.append(2)
+            self.metrics.write(out)
+        if self.time_spent_ms is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.time_spent_ms]
+        if self.is_completed is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.is_completed else 0)
+        if self.flags:
+            out += LONG[len(self.flags)]
+            for one_flags in self.flags:
+                text = one_flags.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "session_id": self.session_id,
             "revision": self.revision,
@@ -385,12 +630,10 @@ class AnalyticsCall(NamedTuple):
             "visitor": self.visitor.to_avro(),
             "query": self.query,
             "context": self.context,
-            "metrics": None
-            if self.metrics is None
-            else ("media.pipeline.v1.SessionMetrics", self.metrics.to_avro()),
+            "metrics": None if self.metrics is None else self.metrics.to_avro(),
             "time_spent_ms": self.time_spent_ms,
             "is_completed": self.is_completed,
-            "flags": self.flags,
+            "flags": list(self.flags),
         }
 
     @classmethod
@@ -434,8 +677,28 @@ class DayChanged(NamedTuple):
     replay_id: str | None = None
     """The replay that changed it."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.datastream_id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.viewing_day.encode()
+        out += LONG[len(text)]
+        out += text
+        out += LONG[self.changed_at_ms]
+        text = self.session_id.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.replay_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.replay_id.encode()
+            out += LONG[len(text)]
+            out += text
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "datastream_id": self.datastream_id,
             "viewing_day": self.viewing_day,
@@ -468,8 +731,31 @@ class Qoe(NamedTuple):
     time_to_start_ms: float | None = None
     """Time to start, in ms."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        if self.bitrate is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.bitrate)
+        if self.dropped_frames is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.dropped_frames)
+        if self.frames_per_second is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.frames_per_second)
+        if self.time_to_start_ms is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.time_to_start_ms)
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "bitrate": self.bitrate,
             "dropped_frames": self.dropped_frames,
@@ -516,18 +802,73 @@ class SessionEvent(NamedTuple):
     unknown_json: str | None = None
     """Undocumented members and params as sent, as JSON."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        out += LONG[self.sequence]
+        text = self.event_type.encode()
+        out += LONG[len(text)]
+        out += text
+        out += LONG[self.occurred_at_ms]
+        out += double(self.playhead_s)
+        if self.details:
+            out += LONG[len(self.details)]
+            for key, of_details in self.details.items():
+                out += NAME[key]
+                write_any(out, of_details)
+        out.append(0)
+        if self.qoe is None:
+            out.append(0)
+        else:
+            out.append(2)
+            self.qoe.write(out)
+        if self.custom_metadata:
+            out += LONG[len(self.custom_metadata)]
+            for key, of_custom_metadata in self.custom_metadata.items():
+                out += NAME[key]
+                text = of_custom_metadata.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
+        if self.states_started:
+            out += LONG[len(self.states_started)]
+            for one_states_started in self.states_started:
+                text = one_states_started.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
+        if self.states_ended:
+            out += LONG[len(self.states_ended)]
+            for one_states_ended in self.states_ended:
+                text = one_states_ended.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
+        if self.utc_offset_min is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.utc_offset_min]
+        out.append(1 if self.is_added else 0)
+        if self.unknown_json is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.unknown_json.encode()
+            out += LONG[len(text)]
+            out += text
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "sequence": self.sequence,
             "event_type": self.event_type,
             "occurred_at_ms": self.occurred_at_ms,
             "playhead_s": self.playhead_s,
             "details": self.details,
-            "qoe": None if self.qoe is None else ("media.pipeline.v1.Qoe", self.qoe.to_avro()),
+            "qoe": None if self.qoe is None else self.qoe.to_avro(),
             "custom_metadata": self.custom_metadata,
-            "states_started": self.states_started,
-            "states_ended": self.states_ended,
+            "states_started": list(self.states_started),
+            "states_ended": list(self.states_ended),
             "utc_offset_min": self.utc_offset_min,
             "is_added": self.is_added,
             "unknown_json": self.unknown_json,
@@ -566,8 +907,26 @@ class SessionEvents(NamedTuple):
     events: tuple[SessionEvent, ...]
     """The events."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.session_id.encode()
+        out += LONG[len(text)]
+        out += text
+        out += LONG[self.revision]
+        text = self.upload_id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.datastream_id.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.events:
+            out += LONG[len(self.events)]
+            for one_events in self.events:
+                one_events.write(out)
+        out.append(0)
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "session_id": self.session_id,
             "revision": self.revision,
@@ -620,8 +979,91 @@ class IndexEntry(NamedTuple):
     topic_id: str | None = None
     """Kafka topic id of the position; null on the embedded log."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.kind.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.visitor_key is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.visitor_key.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.upload_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.upload_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.replay_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.replay_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.source_topic is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.source_topic.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.source_partition is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.source_partition]
+        if self.source_offset is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.source_offset]
+        if self.revision is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.revision]
+        if self.outcome is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.outcome.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.reason is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.reason.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.next_offset is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.next_offset]
+        if self.cluster_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.cluster_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.topic_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.topic_id.encode()
+            out += LONG[len(text)]
+            out += text
+        out += LONG[self.recorded_at_ms]
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "kind": self.kind,
             "visitor_key": self.visitor_key,
@@ -704,8 +1146,77 @@ class Outcome(NamedTuple):
     day_changed: str | None = None
     """Key of the media.days.changed record that it gave."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.upload_id.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.replay_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.replay_id.encode()
+            out += LONG[len(text)]
+            out += text
+        text = self.request_id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.datastream_id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.form.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.outcome.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.reason is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.reason.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.session_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.session_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.first_upload_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.first_upload_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.lateness_ms is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.lateness_ms]
+        out += LONG[self.received_at_ms]
+        out += LONG[self.processed_at_ms]
+        out += LONG[self.body_bytes]
+        out += LONG[self.event_count]
+        out += LONG[self.analytics_calls]
+        out += LONG[self.reporting_rows]
+        if self.day_changed is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.day_changed.encode()
+            out += LONG[len(text)]
+            out += text
+        text = self.source_topic.encode()
+        out += LONG[len(text)]
+        out += text
+        out += LONG[self.source_partition]
+        out += LONG[self.source_offset]
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "upload_id": self.upload_id,
             "replay_id": self.replay_id,
@@ -766,8 +1277,18 @@ class XdmIdentity(NamedTuple):
     primary: bool = False
     """The primary identity."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.authenticated_state.encode()
+        out += LONG[len(text)]
+        out += text
+        out.append(1 if self.primary else 0)
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "id": self.id,
             "authenticated_state": self.authenticated_state,
@@ -799,8 +1320,20 @@ class Implementation(NamedTuple):
     environment: str
     """browser, app, device, server or iot."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.name.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.version.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.environment.encode()
+        out += LONG[len(text)]
+        out += text
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "name": self.name,
             "version": self.version,
@@ -939,8 +1472,378 @@ class SessionDetails(NamedTuple):
     pccr: bool | None = None
     """Redirect marker: true after the start row."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        if self.name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.friendly_name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.friendly_name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.length is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.length]
+        if self.content_type is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.content_type.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.stream_type is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.stream_type.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.player_name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.player_name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.channel is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.channel.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.app_version is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.app_version.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.has_resume is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_resume else 0)
+        if self.is_downloaded is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.is_downloaded else 0)
+        if self.show is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.show.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.season is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.season.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.episode is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.episode.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.asset_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.asset_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.genre is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.genre.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.first_air_date is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.first_air_date.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.first_digital_date is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.first_digital_date.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.rating is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.rating.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.originator is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.originator.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.network is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.network.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.show_type is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.show_type.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.ad_load is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.ad_load.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.mvpd is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.mvpd.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.authorized is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.authorized.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.day_part is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.day_part.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.feed is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.feed.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.stream_format is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.stream_format.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.artist is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.artist.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.album is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.album.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.label is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.label.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.author is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.author.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.station is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.station.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.publisher is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.publisher.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.genre_list is None:
+            out.append(0)
+        else:
+            out.append(2)
+            if self.genre_list:
+                out += LONG[len(self.genre_list)]
+                for one_genre_list in self.genre_list:
+                    text = one_genre_list.encode()
+                    out += LONG[len(text)]
+                    out += text
+            out.append(0)
+        if self.is_viewed is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.is_viewed else 0)
+        if self.is_played is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.is_played else 0)
+        if self.is_completed is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.is_completed else 0)
+        if self.is_federated is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.is_federated else 0)
+        if self.time_played is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.time_played]
+        if self.total_time_played is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.total_time_played]
+        if self.unique_time_played is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.unique_time_played]
+        if self.average_minute_audience is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.average_minute_audience)
+        if self.ad_count is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.ad_count]
+        if self.chapter_count is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.chapter_count]
+        if self.has_progress10 is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_progress10 else 0)
+        if self.has_progress25 is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_progress25 else 0)
+        if self.has_progress50 is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_progress50 else 0)
+        if self.has_progress75 is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_progress75 else 0)
+        if self.has_progress95 is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_progress95 else 0)
+        if self.estimated_streams is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.estimated_streams)
+        if self.has_pause_impacted_streams is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_pause_impacted_streams else 0)
+        if self.pause_count is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.pause_count]
+        if self.pause_time is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.pause_time]
+        if self.has_segment_view is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_segment_view else 0)
+        if self.segment is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.segment.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.seconds_since_last_call is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.seconds_since_last_call)
+        if self.pev3 is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.pev3.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.pccr is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.pccr else 0)
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "name": self.name,
             "friendly_name": self.friendly_name,
@@ -976,7 +1879,7 @@ class SessionDetails(NamedTuple):
             "station": self.station,
             "publisher": self.publisher,
             "id": self.id,
-            "genre_list": None if self.genre_list is None else self.genre_list,
+            "genre_list": None if self.genre_list is None else list(self.genre_list),
             "is_viewed": self.is_viewed,
             "is_played": self.is_played,
             "is_completed": self.is_completed,
@@ -1164,8 +2067,99 @@ class AdvertisingDetails(NamedTuple):
     time_played: int | None = None
     """Play time, in seconds."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        if self.name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.friendly_name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.friendly_name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.length is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.length]
+        if self.pod_position is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.pod_position]
+        if self.player_name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.player_name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.advertiser is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.advertiser.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.campaign_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.campaign_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.creative_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.creative_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.creative_url is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.creative_url.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.placement_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.placement_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.site_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.site_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.is_started is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.is_started else 0)
+        if self.is_completed is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.is_completed else 0)
+        if self.time_played is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.time_played]
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "name": self.name,
             "friendly_name": self.friendly_name,
@@ -1234,8 +2228,35 @@ class AdvertisingPodDetails(NamedTuple):
     id: str | None = None
     """Pod id."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        if self.index is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.index]
+        if self.offset is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.offset]
+        if self.friendly_name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.friendly_name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.id.encode()
+            out += LONG[len(text)]
+            out += text
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "index": self.index,
             "offset": self.offset,
@@ -1282,8 +2303,55 @@ class ChapterDetails(NamedTuple):
     time_played: int | None = None
     """Content time, in seconds."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        if self.index is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.index]
+        if self.offset is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.offset]
+        if self.length is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.length]
+        if self.friendly_name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.friendly_name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.is_started is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.is_started else 0)
+        if self.is_completed is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.is_completed else 0)
+        if self.time_played is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.time_played]
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "index": self.index,
             "offset": self.offset,
@@ -1366,8 +2434,125 @@ class QoeDataDetails(NamedTuple):
     external_errors: tuple[str, ...] | None = None
     """Errors of source external."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        if self.bitrate is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.bitrate]
+        if self.dropped_frames is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.dropped_frames]
+        if self.frames_per_second is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.frames_per_second]
+        if self.time_to_start is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.time_to_start]
+        if self.bitrate_average is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.bitrate_average)
+        if self.bitrate_average_bucket is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.bitrate_average_bucket.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.bitrate_change_count is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.bitrate_change_count]
+        if self.has_bitrate_change_impacted_streams is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_bitrate_change_impacted_streams else 0)
+        if self.has_dropped_frame_impacted_streams is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_dropped_frame_impacted_streams else 0)
+        if self.is_dropped_before_start is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.is_dropped_before_start else 0)
+        if self.buffer_count is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.buffer_count]
+        if self.buffer_time is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.buffer_time]
+        if self.has_buffer_impacted_streams is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_buffer_impacted_streams else 0)
+        if self.error_count is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.error_count]
+        if self.has_error_impacted_streams is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_error_impacted_streams else 0)
+        if self.stall_count is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.stall_count]
+        if self.stall_time is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.stall_time]
+        if self.has_stall_impacted_streams is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_stall_impacted_streams else 0)
+        if self.player_sdk_errors is None:
+            out.append(0)
+        else:
+            out.append(2)
+            if self.player_sdk_errors:
+                out += LONG[len(self.player_sdk_errors)]
+                for one_player_sdk_errors in self.player_sdk_errors:
+                    text = one_player_sdk_errors.encode()
+                    out += LONG[len(text)]
+                    out += text
+            out.append(0)
+        if self.external_errors is None:
+            out.append(0)
+        else:
+            out.append(2)
+            if self.external_errors:
+                out += LONG[len(self.external_errors)]
+                for one_external_errors in self.external_errors:
+                    text = one_external_errors.encode()
+                    out += LONG[len(text)]
+                    out += text
+            out.append(0)
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "bitrate": self.bitrate,
             "dropped_frames": self.dropped_frames,
@@ -1387,8 +2572,8 @@ class QoeDataDetails(NamedTuple):
             "stall_count": self.stall_count,
             "stall_time": self.stall_time,
             "has_stall_impacted_streams": self.has_stall_impacted_streams,
-            "player_sdk_errors": None if self.player_sdk_errors is None else self.player_sdk_errors,
-            "external_errors": None if self.external_errors is None else self.external_errors,
+            "player_sdk_errors": None if self.player_sdk_errors is None else list(self.player_sdk_errors),
+            "external_errors": None if self.external_errors is None else list(self.external_errors),
         }
 
     @classmethod
@@ -1454,8 +2639,17 @@ class XdmState(NamedTuple):
     is_set: bool = True
     """It was entered."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.name.encode()
+        out += LONG[len(text)]
+        out += text
+        out.append(1 if self.is_set else 0)
+        out += LONG[self.count]
+        out += LONG[self.time]
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "name": self.name,
             "is_set": self.is_set,
@@ -1487,8 +2681,17 @@ class CustomMetadata(NamedTuple):
     value: str
     """Value."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.name.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.value.encode()
+        out += LONG[len(text)]
+        out += text
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "name": self.name,
             "value": self.value,
@@ -1523,25 +2726,70 @@ class MediaReporting(NamedTuple):
     custom_metadata: tuple[CustomMetadata, ...] | None = None
     """Custom metadata, session items merged in."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        if self.playhead is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.playhead]
+        if self.session_details is None:
+            out.append(0)
+        else:
+            out.append(2)
+            self.session_details.write(out)
+        if self.advertising_details is None:
+            out.append(0)
+        else:
+            out.append(2)
+            self.advertising_details.write(out)
+        if self.advertising_pod_details is None:
+            out.append(0)
+        else:
+            out.append(2)
+            self.advertising_pod_details.write(out)
+        if self.chapter_details is None:
+            out.append(0)
+        else:
+            out.append(2)
+            self.chapter_details.write(out)
+        if self.qoe_data_details is None:
+            out.append(0)
+        else:
+            out.append(2)
+            self.qoe_data_details.write(out)
+        if self.states is None:
+            out.append(0)
+        else:
+            out.append(2)
+            if self.states:
+                out += LONG[len(self.states)]
+                for one_states in self.states:
+                    one_states.write(out)
+            out.append(0)
+        if self.custom_metadata is None:
+            out.append(0)
+        else:
+            out.append(2)
+            if self.custom_metadata:
+                out += LONG[len(self.custom_metadata)]
+                for one_custom_metadata in self.custom_metadata:
+                    one_custom_metadata.write(out)
+            out.append(0)
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "playhead": self.playhead,
-            "session_details": None
-            if self.session_details is None
-            else ("media.pipeline.v1.SessionDetails", self.session_details.to_avro()),
+            "session_details": None if self.session_details is None else self.session_details.to_avro(),
             "advertising_details": None
             if self.advertising_details is None
-            else ("media.pipeline.v1.AdvertisingDetails", self.advertising_details.to_avro()),
+            else self.advertising_details.to_avro(),
             "advertising_pod_details": None
             if self.advertising_pod_details is None
-            else ("media.pipeline.v1.AdvertisingPodDetails", self.advertising_pod_details.to_avro()),
-            "chapter_details": None
-            if self.chapter_details is None
-            else ("media.pipeline.v1.ChapterDetails", self.chapter_details.to_avro()),
-            "qoe_data_details": None
-            if self.qoe_data_details is None
-            else ("media.pipeline.v1.QoeDataDetails", self.qoe_data_details.to_avro()),
+            else self.advertising_pod_details.to_avro(),
+            "chapter_details": None if self.chapter_details is None else self.chapter_details.to_avro(),
+            "qoe_data_details": None if self.qoe_data_details is None else self.qoe_data_details.to_avro(),
             "states": None if self.states is None else [item.to_avro() for item in self.states],
             "custom_metadata": None
             if self.custom_metadata is None
@@ -1615,8 +2863,41 @@ class ReportingRow(NamedTuple):
     media_reporting: MediaReporting
     """The row."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.session_id.encode()
+        out += LONG[len(text)]
+        out += text
+        out += LONG[self.revision]
+        out += LONG[self.sequence]
+        text = self.row_id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.upload_id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.datastream_id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.event_type.encode()
+        out += LONG[len(text)]
+        out += text
+        out += LONG[self.timestamp_ms]
+        if self.identity_map:
+            out += LONG[len(self.identity_map)]
+            for key, of_identity_map in self.identity_map.items():
+                out += NAME[key]
+                if of_identity_map:
+                    out += LONG[len(of_identity_map)]
+                    for one_of_identity_map in of_identity_map:
+                        one_of_identity_map.write(out)
+                out.append(0)
+        out.append(0)
+        self.implementation.write(out)
+        self.media_reporting.write(out)
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "session_id": self.session_id,
             "revision": self.revision,
@@ -1726,8 +3007,243 @@ class Dimensions(NamedTuple):
     publisher: str | None = None
     """`media.publisher` / `publisher`, context a.media.publisher."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        if self.name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.friendly_name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.friendly_name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.length is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.length)
+        if self.content_type is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.content_type.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.stream_type is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.stream_type.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.player_name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.player_name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.channel is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.channel.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.app_version is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.app_version.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.library_version is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.library_version.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.has_resume is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.has_resume else 0)
+        if self.is_downloaded is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out.append(1 if self.is_downloaded else 0)
+        if self.show is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.show.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.season is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.season.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.episode is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.episode.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.asset_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.asset_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.genre is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.genre.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.first_air_date is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.first_air_date.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.first_digital_date is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.first_digital_date.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.rating is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.rating.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.originator is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.originator.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.network is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.network.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.show_type is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.show_type.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.ad_load is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.ad_load.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.mvpd is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.mvpd.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.authorized is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.authorized.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.day_part is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.day_part.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.feed is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.feed.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.stream_format is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.stream_format.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.artist is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.artist.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.album is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.album.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.label is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.label.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.author is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.author.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.station is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.station.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.publisher is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.publisher.encode()
+            out += LONG[len(text)]
+            out += text
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "name": self.name,
             "friendly_name": self.friendly_name,
@@ -1896,8 +3412,122 @@ class Ad(NamedTuple):
     time_spent_s: int = 0
     """Play time inside the ad, in seconds, rounded half up once."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        out += LONG[self.sequence]
+        out += LONG[self.closed_sequence]
+        text = self.pod_id.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.friendly_name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.friendly_name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.length is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.length)
+        if self.pod_position is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.pod_position]
+        if self.player_name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.player_name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.advertiser is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.advertiser.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.campaign_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.campaign_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.creative_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.creative_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.creative_url is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.creative_url.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.placement_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.placement_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.site_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.site_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.pod_index is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.pod_index]
+        if self.pod_offset_s is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.pod_offset_s)
+        if self.pod_friendly_name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.pod_friendly_name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.custom_metadata:
+            out += LONG[len(self.custom_metadata)]
+            for key, of_custom_metadata in self.custom_metadata.items():
+                out += NAME[key]
+                text = of_custom_metadata.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
+        out += LONG[self.started_at_ms]
+        out += LONG[self.closed_at_ms]
+        out += LONG[self.time_spent_ms]
+        out += LONG[self.time_spent_s]
+        out.append(1 if self.is_completed else 0)
+        text = self.closed_by.encode()
+        out += LONG[len(text)]
+        out += text
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "sequence": self.sequence,
             "closed_sequence": self.closed_sequence,
@@ -2003,8 +3633,54 @@ class Chapter(NamedTuple):
     time_spent_s: int = 0
     """Content time spent inside the chapter, in seconds, rounded half up once."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        out += LONG[self.sequence]
+        out += LONG[self.closed_sequence]
+        text = self.chapter_id.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.index is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.index]
+        if self.offset is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.offset)
+        if self.length is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += double(self.length)
+        if self.friendly_name is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.friendly_name.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.custom_metadata:
+            out += LONG[len(self.custom_metadata)]
+            for key, of_custom_metadata in self.custom_metadata.items():
+                out += NAME[key]
+                text = of_custom_metadata.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
+        out += LONG[self.started_at_ms]
+        out += LONG[self.closed_at_ms]
+        out += LONG[self.time_spent_ms]
+        out += LONG[self.time_spent_s]
+        out.append(1 if self.is_completed else 0)
+        text = self.closed_by.encode()
+        out += LONG[len(text)]
+        out += text
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "sequence": self.sequence,
             "closed_sequence": self.closed_sequence,
@@ -2071,8 +3747,29 @@ class TimeLedger(NamedTuple):
     skew_ms: int | None = None
     """received - sent: upper bound of how far the device's clock lags, in ms."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        out += LONG[self.started_at_ms]
+        out += LONG[self.ended_at_ms]
+        out += LONG[self.received_at_ms]
+        if self.sent_at_ms is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.sent_at_ms]
+        out += LONG[self.lateness_ms]
+        text = self.viewing_day.encode()
+        out += LONG[len(text)]
+        out += text
+        out.append(1 if self.is_late_day else 0)
+        if self.skew_ms is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.skew_ms]
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "started_at_ms": self.started_at_ms,
             "ended_at_ms": self.ended_at_ms,
@@ -2145,8 +3842,77 @@ class MediaSession(NamedTuple):
     complete_added: bool = False
     """The client sent no sessionComplete; it was added."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.session_id.encode()
+        out += LONG[len(text)]
+        out += text
+        out += LONG[self.revision]
+        text = self.upload_id.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.replay_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.replay_id.encode()
+            out += LONG[len(text)]
+            out += text
+        text = self.datastream_id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.form.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.organisation.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.report_suites:
+            out += LONG[len(self.report_suites)]
+            for one_report_suites in self.report_suites:
+                text = one_report_suites.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
+        text = self.visitor_key.encode()
+        out += LONG[len(text)]
+        out += text
+        self.visitor.write(out)
+        self.implementation.write(out)
+        self.dimensions.write(out)
+        if self.custom_metadata:
+            out += LONG[len(self.custom_metadata)]
+            for key, of_custom_metadata in self.custom_metadata.items():
+                out += NAME[key]
+                text = of_custom_metadata.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
+        self.metrics.write(out)
+        if self.ads:
+            out += LONG[len(self.ads)]
+            for one_ads in self.ads:
+                one_ads.write(out)
+        out.append(0)
+        if self.chapters:
+            out += LONG[len(self.chapters)]
+            for one_chapters in self.chapters:
+                one_chapters.write(out)
+        out.append(0)
+        out.append(1 if self.is_downloaded else 0)
+        out.append(1 if self.complete_added else 0)
+        out += LONG[self.event_count]
+        self.time_ledger.write(out)
+        if self.flags:
+            out += LONG[len(self.flags)]
+            for one_flags in self.flags:
+                text = one_flags.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "session_id": self.session_id,
             "revision": self.revision,
@@ -2155,7 +3921,7 @@ class MediaSession(NamedTuple):
             "datastream_id": self.datastream_id,
             "form": self.form,
             "organisation": self.organisation,
-            "report_suites": self.report_suites,
+            "report_suites": list(self.report_suites),
             "visitor_key": self.visitor_key,
             "visitor": self.visitor.to_avro(),
             "implementation": self.implementation.to_avro(),
@@ -2168,7 +3934,7 @@ class MediaSession(NamedTuple):
             "complete_added": self.complete_added,
             "event_count": self.event_count,
             "time_ledger": self.time_ledger.to_avro(),
-            "flags": self.flags,
+            "flags": list(self.flags),
         }
 
     @classmethod
@@ -2213,8 +3979,32 @@ class Problem(NamedTuple):
     event_type: str | None = None
     """Its event type, as sent."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.pointer.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.rule.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.message.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.index is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.index]
+        if self.event_type is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.event_type.encode()
+            out += LONG[len(text)]
+            out += text
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "pointer": self.pointer,
             "rule": self.rule,
@@ -2277,8 +4067,90 @@ class Upload(NamedTuple):
     replay_id: str | None = None
     """Id of the replay that put this record here; null for a device's own upload."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.upload_id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.request_id.encode()
+        out += LONG[len(text)]
+        out += text
+        out += LONG[self.received_at_ms]
+        text = self.form.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.path.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.event_index is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.event_index]
+        text = self.datastream_id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.content_type.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.content_encoding is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.content_encoding.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.user_agent is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.user_agent.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.client_ip is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.client_ip.encode()
+            out += LONG[len(text)]
+            out += text
+        text = self.verdict.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.reason is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.reason.encode()
+            out += LONG[len(text)]
+            out += text
+        out += LONG[self.status]
+        if self.problems:
+            out += LONG[len(self.problems)]
+            for one_problems in self.problems:
+                one_problems.write(out)
+        out.append(0)
+        out.append(1 if self.truncated else 0)
+        if self.session_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.session_id.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.replay_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.replay_id.encode()
+            out += LONG[len(text)]
+            out += text
+        text = self.body
+        out += LONG[len(text)]
+        out += text
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "upload_id": self.upload_id,
             "request_id": self.request_id,
@@ -2335,8 +4207,17 @@ class Header(NamedTuple):
     value: bytes
     """Its value."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.name.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.value
+        out += LONG[len(text)]
+        out += text
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "name": self.name,
             "value": self.value,
@@ -2397,8 +4278,86 @@ class DeadLetter(NamedTuple):
     body: bytes = b""
     """The original bytes; the whole value of the record where it was undecodable."""
 
+    def write(self, out: bytearray) -> None:
+        """Append the record in the binary form of Avro."""
+        text = self.upload_id.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.replay_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.replay_id.encode()
+            out += LONG[len(text)]
+            out += text
+        text = self.reason.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.problems:
+            out += LONG[len(self.problems)]
+            for one_problems in self.problems:
+                one_problems.write(out)
+        out.append(0)
+        if self.fault is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.fault.encode()
+            out += LONG[len(text)]
+            out += text
+        if self.session_id is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.session_id.encode()
+            out += LONG[len(text)]
+            out += text
+        out += LONG[self.received_at_ms]
+        out += LONG[self.rejected_at_ms]
+        text = self.source_topic.encode()
+        out += LONG[len(text)]
+        out += text
+        out += LONG[self.source_partition]
+        out += LONG[self.source_offset]
+        text = self.source_key
+        out += LONG[len(text)]
+        out += text
+        if self.headers:
+            out += LONG[len(self.headers)]
+            for one_headers in self.headers:
+                one_headers.write(out)
+        out.append(0)
+        text = self.form.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.path.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.event_index is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[self.event_index]
+        text = self.datastream_id.encode()
+        out += LONG[len(text)]
+        out += text
+        text = self.content_type.encode()
+        out += LONG[len(text)]
+        out += text
+        if self.content_encoding is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.content_encoding.encode()
+            out += LONG[len(text)]
+            out += text
+        out.append(1 if self.truncated else 0)
+        text = self.body
+        out += LONG[len(text)]
+        out += text
+
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro reads it."""
         return {
             "upload_id": self.upload_id,
             "replay_id": self.replay_id,

@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 class Type(StrEnum):
     """The JSON type of a value: Media Collection allows fractions where XDM has integers."""
 
+    __hash__ = str.__hash__
+
     STRING = "string"
     NUMBER = "number"
     INTEGER = "integer"

@@ -31,6 +31,8 @@ class Kind(StrEnum):
     Media Collection's `stateStart` and `stateEnd` become `statesUpdate` with one name.
     """
 
+    __hash__ = str.__hash__  # Enum's own is Python code, and the tables of the hot path are keyed by it
+
     SESSION_START = "sessionStart"
     PLAY = "play"
     PING = "ping"

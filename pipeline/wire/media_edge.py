@@ -35,7 +35,7 @@ from pipeline.wire.tables import (
     EDGE_QOE,
     EDGE_STATE,
 )
-from pipeline.wire.values import NUMBER_LIMIT, Rule, fault_of
+from pipeline.wire.values import NUMBER_LIMIT, Members, Rule, fault_of
 
 EVENT_TYPE: Final = "media.downloaded"
 _AUTH_STATES: Final = {"ambiguous": 0, "authenticated": 1, "loggedOut": 2}
@@ -199,7 +199,7 @@ class _Reader:
         )
 
     def _details(
-        self, place: str, collection: Mapping[str, Any], member: str, rules: Mapping[str, Rule]
+        self, place: str, collection: Mapping[str, Any], member: str, rules: Members
     ) -> Mapping[str, Any]:
         sent = collection.get(member)
         if type(sent) is not dict:
@@ -366,15 +366,18 @@ class _Reader:
         self._problem(place, "type", "must be an object")
         return False
 
-    def _values(self, place: str, values: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+    def _values(self, place: str, values: Mapping[str, Any], rules: Members) -> None:
+        plain = rules.plain
         for name, value in values.items():
+            if value and type(value) is plain.get(name):
+                continue
             rule = rules.get(name)
             if rule is None:
                 self._unknown(f"{place}.{name}")
             else:
                 self._value(f"{place}.{name}", rule, value)
-        for name, rule in rules.items():
-            if rule.required and name not in values:
+        for name in rules.required:
+            if name not in values:
                 self._problem(f"{place}.{name}", "required", "Missing required field")
 
     def _value(self, place: str, rule: Rule, value: Any) -> None:
