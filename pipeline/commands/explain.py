@@ -17,14 +17,9 @@ from pipeline.session.explain import explain as explained
 from pipeline.settings import SettingError, Settings
 from pipeline.stages import receive
 from pipeline.stages.datastreams import Directory
-from pipeline.stages.derive import (
-    derive_session,
-    events_record,
-    metrics_record,
-    session_record,
-    visitor_record,
-)
+from pipeline.stages.derive import derive_session
 from pipeline.stages.prepare import Identified
+from pipeline.stages.records_of import events_record, metrics_record, session_record, visitor_record
 from pipeline.wire.moments import format_moment
 
 PATHS: Final = (receive.DOWNLOADED, receive.SESSIONS, receive.EDGE)

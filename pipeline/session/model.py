@@ -271,6 +271,8 @@ class Viewing(NamedTuple):
 class CallKind(StrEnum):
     """The five derived analytics calls (`spec/media-collection.md` 4.1)."""
 
+    __hash__ = str.__hash__
+
     MEDIA_START = "mediaStart"
     AD_START = "adStart"
     AD_CLOSE = "adClose"
