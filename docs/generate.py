@@ -164,7 +164,7 @@ def fields() -> str:
                 ("Media Collection param", "XDM member", "Type", "Context variable", "Required"),
                 [
                     (
-                        f"`{row.param}`",
+                        f"`{row.param}`" if row.param else "-",
                         f"`{row.member}`" if row.in_xdm else "-",
                         row.type.value,
                         f"`{row.context}`" if row.context else "-",

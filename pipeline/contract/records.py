@@ -1419,6 +1419,8 @@ class SessionDetails(NamedTuple):
     """`media.station` / `station`, context a.media.station."""
     publisher: str | None = None
     """`media.publisher` / `publisher`, context a.media.publisher."""
+    cdn: str | None = None
+    """`cdn` of Media Edge: the delivery network that served the content."""
     id: str | None = None
     """Session id."""
     genre_list: tuple[str, ...] | None = None
@@ -1699,6 +1701,13 @@ class SessionDetails(NamedTuple):
             text = self.publisher.encode()
             out += LONG[len(text)]
             out += text
+        if self.cdn is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.cdn.encode()
+            out += LONG[len(text)]
+            out += text
         if self.id is None:
             out.append(0)
         else:
@@ -1878,6 +1887,7 @@ class SessionDetails(NamedTuple):
             "author": self.author,
             "station": self.station,
             "publisher": self.publisher,
+            "cdn": self.cdn,
             "id": self.id,
             "genre_list": None if self.genre_list is None else list(self.genre_list),
             "is_viewed": self.is_viewed,
@@ -1943,6 +1953,7 @@ class SessionDetails(NamedTuple):
             author=value.get("author", None),
             station=value.get("station", None),
             publisher=value.get("publisher", None),
+            cdn=value.get("cdn", None),
             id=value.get("id", None),
             genre_list=None if (got := value.get("genre_list", None)) is None else tuple(got),
             is_viewed=value.get("is_viewed", None),
@@ -2006,6 +2017,7 @@ SESSION_DETAILS_XDM: Final[dict[str, str]] = {
     "author": "author",
     "station": "station",
     "publisher": "publisher",
+    "cdn": "cdn",
     "ID": "id",
     "genreList": "genre_list",
     "isViewed": "is_viewed",
@@ -2862,6 +2874,8 @@ class ReportingRow(NamedTuple):
     """XDM implementationDetails."""
     media_reporting: MediaReporting
     """The row."""
+    tenant_fields: Mapping[str, str] = {}
+    """Custom metadata of the tenant by its path, for example `_acme.crew.lead`: unfolded at the root of an XDM row."""
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
@@ -2895,6 +2909,14 @@ class ReportingRow(NamedTuple):
         out.append(0)
         self.implementation.write(out)
         self.media_reporting.write(out)
+        if self.tenant_fields:
+            out += LONG[len(self.tenant_fields)]
+            for key, of_tenant_fields in self.tenant_fields.items():
+                out += NAME[key]
+                text = of_tenant_fields.encode()
+                out += LONG[len(text)]
+                out += text
+        out.append(0)
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -2912,6 +2934,7 @@ class ReportingRow(NamedTuple):
             },
             "implementation": self.implementation.to_avro(),
             "media_reporting": self.media_reporting.to_avro(),
+            "tenant_fields": self.tenant_fields,
         }
 
     @classmethod
@@ -2932,6 +2955,7 @@ class ReportingRow(NamedTuple):
             },
             implementation=Implementation.from_avro(value["implementation"]),
             media_reporting=MediaReporting.from_avro(value["media_reporting"]),
+            tenant_fields=value.get("tenant_fields", {}),
         )
 
 
@@ -3006,6 +3030,8 @@ class Dimensions(NamedTuple):
     """`media.station` / `station`, context a.media.station."""
     publisher: str | None = None
     """`media.publisher` / `publisher`, context a.media.publisher."""
+    cdn: str | None = None
+    """`cdn` of Media Edge: the delivery network that served the content."""
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
@@ -3241,6 +3267,13 @@ class Dimensions(NamedTuple):
             text = self.publisher.encode()
             out += LONG[len(text)]
             out += text
+        if self.cdn is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = self.cdn.encode()
+            out += LONG[len(text)]
+            out += text
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -3279,6 +3312,7 @@ class Dimensions(NamedTuple):
             "author": self.author,
             "station": self.station,
             "publisher": self.publisher,
+            "cdn": self.cdn,
         }
 
     @classmethod
@@ -3319,6 +3353,7 @@ class Dimensions(NamedTuple):
             author=value.get("author", None),
             station=value.get("station", None),
             publisher=value.get("publisher", None),
+            cdn=value.get("cdn", None),
         )
 
 
@@ -3357,6 +3392,7 @@ DIMENSIONS_XDM: Final[dict[str, str]] = {
     "author": "author",
     "station": "station",
     "publisher": "publisher",
+    "cdn": "cdn",
 }
 
 

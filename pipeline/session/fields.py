@@ -26,7 +26,8 @@ class Field(NamedTuple):
     """One row: `member` is the key in an event's details, and the XDM name where XDM has one."""
 
     member: str
-    param: str
+    param: str | None
+    """The Media Collection param; `None` where only Media Edge has the value."""
     type: Type
     context: str | None
     """The Analytics context variable; `None` where there is none."""
@@ -75,6 +76,7 @@ SESSION: Final[tuple[Field, ...]] = (
     _text("author", "media.author", "a.media.author"),
     _text("station", "media.station", "a.media.station"),
     _text("publisher", "media.publisher", "a.media.publisher"),
+    Field("cdn", None, Type.STRING, None),
 )
 
 POD: Final[tuple[Field, ...]] = (

@@ -40,6 +40,9 @@ RULE_OPTIONS: Final[dict[str, Option]] = {
     ),
     "seek_slack_ms": Option(int, "What is added to that step, in ms."),
     "gap_cap_ms": Option(int, "The most play time that one interval may count, in ms; absent: no cap."),
+    "skip_rows": Option(
+        bool, "Whether a skipped ad or chapter gets a reporting row, `media.adSkip` or `media.chapterSkip`."
+    ),
 }
 OPTIONS: Final[dict[str, Option]] = {
     "report_suites": Option(list, "The report suites that belong to it; without any it is the open one."),
@@ -50,6 +53,12 @@ OPTIONS: Final[dict[str, Option]] = {
     "time_zone": Option(str, "IANA zone of its viewing days."),
     "tenant": Option(str, "XDM tenant without its underscore: cut from custom metadata names for Analytics."),
     "strict": Option(bool, "Refuse unknown params and members, as the closed schemas would."),
+    "ignore_session_id": Option(
+        bool, "Ignore a `sessionID` in an Edge event, which must not be sent, instead of refusing it."
+    ),
+    "new_session_handle": Option(
+        bool, "Name each session of an Edge request in a `media-analytics:new-session` handle of the answer."
+    ),
     "disabled": Option(bool, "Switched off: its uploads are kept as dead letters."),
     "api_key": Option(str, "What the header `x-api-key` must hold, else 401; SDKs can't send one."),
     "body_limit_bytes": Option(int, "A body limit under the ingest's own; 0 is none."),

@@ -48,7 +48,7 @@ def derive_session(identified: Identified, received_at_ms: int) -> Derived:
     viewing = measure(session, datastream.rules)
     times = time_ledger(session, viewing, received_at_ms, datastream)
     calls = analytics_calls(session, viewing, session_id, datastream)
-    rows = reporting_rows(session, viewing, session_id)
+    rows = reporting_rows(session, viewing, session_id, datastream)
     flags = viewing.flags.union(times.flags, *(call.flags for call in calls))
     return Derived(viewing, times, calls, rows, tuple(sorted(flags)))
 

@@ -241,6 +241,7 @@ def row_records(
             identity_map=identity_map,
             implementation=implementation,
             media_reporting=_media_reporting(row.media_reporting, made),
+            tenant_fields=row.tenant_fields,
         )
         for row in rows
     ]

@@ -68,7 +68,7 @@ def _mc_params(event: Event) -> tuple[str, dict[str, Any]]:
         return "error", {key: value for key, value in named.items() if value is not None}
     fields = EVENTS[event.kind.value].fields
     return event.kind.value, {
-        row.param: event.details[row.member] for row in fields if row.member in event.details
+        row.param: event.details[row.member] for row in fields if row.param and row.member in event.details
     }
 
 

@@ -18,13 +18,13 @@ from pipeline.session.model import (
     Visitor,
 )
 from pipeline.wire.body import count_keys, duplicate_key, parse
+from pipeline.wire.moments import LAST_MS
 from pipeline.wire.problems import Problem, Rejected
 from pipeline.wire.tables import (
     BARE,
     CUSTOMER_ID,
     CUSTOMER_IDS,
     EVENTS,
-    LAST_MS,
     METADATA_KEY,
     PLAYER_TIME,
     QOE,
@@ -80,7 +80,7 @@ def _not_array(value: Any, path: str) -> Problem:
 class _Reader:
     """Collects events, problems and flags of one body; counts keys for the duplicate check."""
 
-    __slots__ = ("_index", "_starts", "_strict", "_type", "flags", "keys", "problems")
+    __slots__ = ("_index", "_kept", "_starts", "_strict", "_type", "flags", "keys", "problems")
 
     def __init__(self, *, strict: bool) -> None:
         self.problems: list[Problem] = []
@@ -88,6 +88,7 @@ class _Reader:
         self.keys = 0
         self._strict = strict
         self._index = 0
+        self._kept: dict[str, Any] = {}
         self._starts: list[int] = []
         self._type: str | None = None
 
@@ -129,7 +130,7 @@ class _Reader:
         else:
             playhead_s, ts = self._player_time(element)
         self.keys += len(element)
-        if len(element) == 2 and event_type in BARE:
+        if len(element) == 2 and event_type in BARE and not self._kept:
             return Event(kind.kind, ts, playhead_s)
         return self._full_event(element, kind, playhead_s, ts)
 
@@ -176,23 +177,17 @@ class _Reader:
         sent = self._object(element, "params", required=element["eventType"] not in BARE)
         params = {} if sent is None else sent
         quality = self._object(element, "qoeData") or {}
-        unknown: dict[str, Any] = {}
         if kind.kind is Kind.SESSION_START and CUSTOMER_IDS in params:
             self._customer_ids(params[CUSTOMER_IDS])
         states = ((), ()) if sent is None else self._states(element["eventType"], params)
         if sent is not None:
             nested = _NESTED.get(kind.kind, ())
-            strange = self._values(f"{place}/params", params, kind.params, "unknown_param", nested)
-            if strange:
-                unknown["params"] = strange
+            self._values(f"{place}/params", params, kind.params, "unknown_param", nested)
         if quality:
-            strange = self._values(f"{place}/qoeData", quality, kind.qoe, "unknown_param")
-            if strange:
-                unknown["qoeData"] = strange
+            self._values(f"{place}/qoeData", quality, kind.qoe, "unknown_param")
         if not element.keys() <= _MEMBERS:
             strange = {name: value for name, value in element.items() if name not in _MEMBERS}
             self._unknown(place, strange, "unknown_member")
-            unknown["members"] = strange
         return Event(
             kind=kind.kind,
             occurred_at_ms=ts,
@@ -202,8 +197,16 @@ class _Reader:
             custom_metadata=self._metadata(element, kind),
             states_started=states[0],
             states_ended=states[1],
-            unknown=unknown or None,
+            unknown=self._taken(),
         )
+
+    def _taken(self) -> dict[str, Any] | None:
+        """Return what the event has that no API documents, by its place in the event."""
+        kept = self._kept
+        if not kept:
+            return None
+        self._kept = {}
+        return kept
 
     def _states(self, event_type: str, params: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if event_type == "statesUpdate":
@@ -271,7 +274,6 @@ class _Reader:
                     self.flags.add("metadata_key_media")
         if not kind.carries_metadata:
             self.flags.add("custom_metadata_ignored")
-            return None
         return kept or None
 
     def _object(
@@ -293,8 +295,8 @@ class _Reader:
         rules: Members,
         flag: str,
         nested: tuple[str, ...] = (),
-    ) -> dict[str, Any]:
-        """Check the values of one object against their rules; return those that have none."""
+    ) -> None:
+        """Check the values of one object against their rules; those that have none are kept."""
         self.keys += len(values)
         strange: dict[str, Any] = {}
         plain = rules.plain
@@ -316,7 +318,6 @@ class _Reader:
                 self._problem(place, "required", f"{name} is missing")
         if strange:
             self._unknown(place, strange, flag)
-        return strange
 
     def _unknown(self, place: str, strange: Mapping[str, Any], flag: str) -> None:
         self.keys += sum(count_keys(value) for value in strange.values())
@@ -325,6 +326,7 @@ class _Reader:
                 self._problem(place, "additionalProperties", f"{name!r} is not a documented key")
         else:
             self.flags.add(flag)
+            self._kept[place.partition("/")[2].partition("/")[2] or "members"] = strange
 
     def _problem(self, pointer: str, rule: str, message: str) -> None:
         self.problems.append(Problem(pointer, rule, message, self._index, self._type))
@@ -344,7 +346,7 @@ def _details(kind: EventType, params: Mapping[str, Any], quality: Mapping[str, A
         return {"name": error_id, "source": source} if error_id else {"source": source}
     if not kind.fields:
         return NO_DETAILS  # type: ignore[return-value]  # shared and never written to
-    return {row.member: params[row.param] for row in kind.fields if row.param in params}
+    return {row.member: params[row.param] for row in kind.fields if row.param and row.param in params}
 
 
 def _qoe(quality: Mapping[str, Any]) -> Qoe | None:

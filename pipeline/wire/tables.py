@@ -11,13 +11,11 @@ from typing import Final, NamedTuple
 
 from pipeline.session.fields import AD, CHAPTER, POD, SESSION, Field, Type
 from pipeline.session.model import Kind
+from pipeline.wire.moments import LAST_MS
 from pipeline.wire.values import Members, Rule
 
 STATE_NAME: Final = re.compile(r"[a-zA-Z0-9_.]{1,64}")
 METADATA_KEY: Final = re.compile(r"[a-zA-Z0-9_.]+")
-
-LAST_MS: Final = 253_402_300_799_999
-"""The last millisecond of the year 9999, the end of every calendar library."""
 
 PLAYHEAD: Final = Rule(Type.NUMBER, required=True, minimum=0)
 TS: Final = Rule(Type.INTEGER, required=True, minimum=0, maximum=LAST_MS)
@@ -42,11 +40,11 @@ _MINIMUM: Final[dict[str, int]] = {
 
 
 def _rule(row: Field) -> Rule:
-    return Rule(row.type, row.required, row.non_empty, _MINIMUM.get(row.param))
+    return Rule(row.type, row.required, row.non_empty, _MINIMUM.get(row.param or ""))
 
 
 def _params(rows: tuple[Field, ...]) -> Members:
-    return Members({row.param: _rule(row) for row in rows})
+    return Members({row.param: _rule(row) for row in rows if row.param})
 
 
 BACK_END: Final[dict[str, Rule]] = {
@@ -158,7 +156,7 @@ def _members(rows: tuple[Field, ...]) -> Members:
                 Type.INTEGER if row.type is Type.NUMBER else row.type,
                 row.required,
                 row.member == "name",
-                _MINIMUM.get(row.param),
+                _MINIMUM.get(row.param or ""),
             )
             for row in rows
             if row.in_xdm
@@ -192,7 +190,7 @@ EDGE_PLAYHEAD: Final = Rule(Type.INTEGER, required=True, minimum=0)
 EDGE_STATE: Final = Members({"name": Rule(Type.STRING, required=True, pattern=STATE_NAME)})
 EDGE_IDENTITY: Final = Members(
     {
-        "id": Rule(Type.STRING, required=True),
+        "id": _ID,
         "authenticatedState": Rule(Type.STRING, enum=("ambiguous", "authenticated", "loggedOut")),
         "primary": _FLAG,
     }

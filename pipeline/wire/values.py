@@ -80,7 +80,7 @@ def _string_fault(rule: Rule, value: str) -> Fault | None:
     return _member(rule, value)
 
 
-def _bounds(rule: Rule, value: float) -> Fault | None:
+def _bounds(rule: Rule, value: Any) -> Fault | None:
     if rule.minimum is not None and value < rule.minimum:
         return Fault("minimum", f"must be at least {rule.minimum}")
     if value > rule.maximum or value < -NUMBER_LIMIT:

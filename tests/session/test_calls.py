@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.session.calls import CONTEXT_LIMIT_BYTES, analytics_calls
+from pipeline.session.calls import analytics_calls
+from pipeline.session.custom import CONTEXT_LIMIT_BYTES
 from pipeline.session.datastream import OPEN_DATASTREAM, Datastream, Rules, VidRule
 from pipeline.session.measure import measure
 from pipeline.session.model import Call, Form, Identity, Session, Visitor
@@ -139,7 +140,8 @@ def test_opt_outs_become_their_variables() -> None:
     session = story("0 start, 9 end")
     routing = session.routing._replace(opt_out_forwarding=True, opt_out_share=True)
     call = calls_of(session._replace(routing=routing))[0]
-    assert (call.query["opt.dmp"], call.query["opt.oos"], call.context["cm.ssf"]) == ("N", "1", "1")
+    context = call.context
+    assert (context["opt.dmp"], context["opt.oos"], context["cm.ssf"]) == ("N", "1", "1")
 
 
 def test_context_over_the_limit_is_cut_from_custom_values_and_flagged() -> None:
