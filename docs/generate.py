@@ -15,12 +15,12 @@ from pipeline.cli import app
 from pipeline.contract.topics import SCHEMAS_DIR, load_topics
 from pipeline.metrics import METRICS
 from pipeline.session.datastream import Datastream, Rules
-from pipeline.session.explain import RULES as METRIC_RULES
 from pipeline.session.fields import AD, CHAPTER, POD, SESSION
 from pipeline.session.flags import FLAGS
 from pipeline.session.machine import AD as AD_TABLE
 from pipeline.session.machine import CHAPTER as CHAPTER_TABLE
 from pipeline.session.machine import PLAYBACK
+from pipeline.session.metric_rules import RULES as METRIC_RULES
 from pipeline.settings import defaults, names
 from pipeline.stages.datastreams import OPTIONS, RULE_OPTIONS, Option
 from pipeline.stages.prepare import REASONS
@@ -195,12 +195,13 @@ def topics() -> str:
 def explained() -> str:
     """Return the page of what makes each metric."""
     rows = [
-        (f"`{r.metric}`", r.rule, r.source, ", ".join(s.value for s in r.spent) or "-") for r in METRIC_RULES
+        (f"`{r.metric}`", r.name, r.rule, r.source, ", ".join(s.value for s in r.spent) or "-")
+        for r in METRIC_RULES
     ]
     return _page(
         "What makes each metric",
         "`pipeline explain` shows for a given upload which events and intervals made each number.",
-        _table(("Metric", "Rule", "Source", "Intervals counted"), rows),
+        _table(("Metric", "Rule", "What it says", "Source", "Intervals counted"), rows),
     )
 
 

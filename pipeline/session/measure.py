@@ -123,18 +123,18 @@ class Walk:
         "_length_s",
         "_pause_ms",
         "_pauses",
-        "_playback",
         "_played",
         "_pod",
         "_quality",
         "_run",
         "_run_ms",
         "_run_took_ms",
-        "_spans",
         "_stall_ms",
         "_stalls",
         "_states",
         "events",
+        "playback",
+        "spans",
         "spent",
         "times_ms",
     )
@@ -155,7 +155,7 @@ class Walk:
         self._last = self.events[0]
         self._latest_ms = self._last.occurred_at_ms
         self._clock_ms = 0
-        self._playback = Playback.INIT
+        self.playback = Playback.INIT
         self._ad_state = AdState.CONTENT
         self._chapter_state = ChapterState.NONE
         self._completed = False
@@ -175,7 +175,7 @@ class Walk:
         self._chapter = 0
         self._chapter_ms = 0
         self._chapters: list[Chapter] = []
-        self._spans = PlayedSpans(rules)
+        self.spans = PlayedSpans(rules)
         self._quality = Quality()
         self._states = PlayerStates()
 
@@ -194,7 +194,7 @@ class Walk:
             stalled = self._extends_stall(last, event, took_ms)
         else:
             self._run = 0
-        playback = self._playback
+        playback = self.playback
         if playback is _PLAY:
             self.spent.append(self._play(last, event, took_ms, stalled=stalled))
         elif playback is _PAUSE:
@@ -221,8 +221,8 @@ class Walk:
             self._flags.add("events_after_sessionComplete")
         if event.qoe is not None:
             self._quality.report(event.qoe, has_played=self._played)
-        after = PLAYBACK[self._playback][kind]
-        if after is not self._playback:
+        after = PLAYBACK[self.playback][kind]
+        if after is not self.playback:
             self._enter(after)
         if kind is _PING_EVENT or kind is _PLAY_EVENT:
             if not self._played and self.is_content():
@@ -250,7 +250,7 @@ class Walk:
             times_ms = (*times_ms, ended_at_ms)
         if ended_at_ms - times_ms[0] > LONG_SESSION_MS:
             self._flags.add("over_24h")
-        if self._spans.sought:
+        if self.spans.sought:
             self._flags.add("seek_detected")
         return Viewing(
             events=events,
@@ -275,7 +275,7 @@ class Walk:
             self._completed = True
 
     def _enter(self, playback: Playback) -> None:
-        self._playback = playback
+        self.playback = playback
         self._idle_ms = 0
         if playback is _PAUSE:
             self._pauses += 1
@@ -284,7 +284,11 @@ class Walk:
 
     def is_content(self) -> bool:
         """Whether main content plays now: PLAY, no ad open, not completed."""
-        return self._playback is _PLAY and self._ad_state is not _AD and not self._completed
+        return self.playback is _PLAY and self._ad_state is not _AD and not self._completed
+
+    def has_content_start(self) -> bool:
+        """Whether content has played."""
+        return self._played
 
     def _play(self, last: Event, event: Event, took_ms: int, *, stalled: bool) -> Spent:
         cap_ms = self._gap_cap_ms
@@ -306,7 +310,7 @@ class Walk:
             self._chapter_ms += counted_ms
         if self._run:
             self._run_ms = counted_ms
-        self._spans.add(last.playhead_s, event.playhead_s, took_ms)
+        self.spans.add(last.playhead_s, event.playhead_s, took_ms)
         return _CONTENT_TIME
 
     def _extends_stall(self, last: Event, event: Event, took_ms: int) -> bool:
@@ -316,7 +320,7 @@ class Walk:
             took_ms > 0
             and (kind is _PING_EVENT or kind is _PLAY_EVENT)
             and (last.kind is _PING_EVENT or last.kind is _PLAY_EVENT)
-            and self._playback is _PLAY
+            and self.playback is _PLAY
             and self._ad_state is _NO_BREAK
             and not self._completed
         ):
@@ -353,7 +357,7 @@ class Walk:
             self._pod = event.details
         if step.opens:
             self._ad_event, self._ad, self._ad_ms = event, sequence, 0
-            self._playback = _PLAY
+            self.playback = _PLAY
             self._idle_ms = 0
         self._ad_state = step.to
 
@@ -416,13 +420,13 @@ class Walk:
         return Metrics(
             content_time_spent_ms=self._content_ms,
             media_time_spent_ms=total_ms,
-            unique_time_played_ms=self._spans.unique_ms(),
+            unique_time_played_ms=self.spans.unique_ms(),
             average_minute_audience=(
                 seconds(self._content_ms) / self._length_s if self._length_s > 0 else None
             ),
             estimated_streams=seconds(total_ms) // STREAM_S + 1,
-            progress_markers=(self._spans.markers(self._length_s, rules.marker_rule) if self._played else ()),
-            segment=self._spans.segment(rules.segment_step_min) if self._played else None,
+            progress_markers=(self.spans.markers(self._length_s, rules.marker_rule) if self._played else ()),
+            segment=self.spans.segment(rules.segment_step_min) if self._played else None,
             is_played=self._played,
             is_completed=self._completed,
             has_resume=details.get("hasResume") is True,

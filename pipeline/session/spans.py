@@ -33,10 +33,9 @@ class PlayedSpans:
             self.lowest = lowest
         if highest > self.highest:
             self.highest = highest
-        step_s = to_s - from_s
-        if step_s == 0:
+        if to_s == from_s:
             return
-        if step_s < 0 or step_s > self._max_rate * took_ms + self._slack_s:
+        if self.is_seek(from_s, to_s, took_ms):
             self.sought = True
             return
         spans = self.spans
@@ -44,6 +43,10 @@ class PlayedSpans:
             spans[-1] = (spans[-1][0], to_s)
         else:
             spans.append((from_s, to_s))
+
+    def is_seek(self, from_s: float, to_s: float, took_ms: int) -> bool:
+        """Return whether playing does not explain this step of the playhead."""
+        return to_s < from_s or to_s - from_s > self._max_rate * took_ms + self._slack_s
 
     def unique_ms(self) -> int:
         """Return the measure of the union of the spans, in ms of content."""
