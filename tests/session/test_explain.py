@@ -84,8 +84,10 @@ def test_a_seek_is_marked_on_its_interval() -> None:
         ("segment", "playheads 0 to 48 s, in 1 min steps"),
         (
             "progress_markers",
-            "played through: 10 % at 10 s yes, 25 % at 25 s yes, 50 % at 50 s no, 75 % at 75 s no, "
-            "95 % at 95 s no",
+            (
+                "played through: 10 % at 10 s yes, 25 % at 25 s yes, 50 % at 50 s no, 75 % at 75 s no, "
+                "95 % at 95 s no"
+            ),
         ),
     ],
 )
