@@ -144,6 +144,55 @@ def test_opt_outs_become_their_variables() -> None:
     assert (context["opt.dmp"], context["opt.oos"], context["cm.ssf"]) == ("N", "1", "1")
 
 
+def test_the_tenant_of_an_edge_name_is_cut_without_being_told() -> None:
+    session = story("0 start, 9 end", form=Form.MEDIA_EDGE)
+    custom = {"_acme.crew.lead": "x", "_acme.a.media.name": "no", "plain": "y"}
+    start = session.events[0]._replace(custom_metadata=custom)
+    call = calls_of(session._replace(events=(start, *session.events[1:])))[0]
+    assert (call.context["crew.lead"], call.context["plain"]) == ("x", "y")
+    assert call.context["a.media.name"] == "film-1"
+    assert "metadata_key_reserved" in call.flags
+
+
+def test_context_data_of_an_edge_upload_never_fakes_a_standard_value() -> None:
+    session = story("0 start, 9 end", form=Form.MEDIA_EDGE)
+    sent = {"a.media.complete": "true", "A.media.timePlayed": "99", "campaign": "c"}
+    calls = calls_of(session._replace(context_data=sent))
+    assert all(call.context["campaign"] == "c" for call in calls)
+    assert "a.media.complete" not in calls[-1].context
+    assert not any(name.startswith("A.") for call in calls for name in call.context)
+    assert "metadata_key_reserved" in calls[0].flags
+
+
+def test_keys_that_differ_in_case_only_are_one_key_and_the_narrower_wins() -> None:
+    session = story(FILM)
+    events = list(session.events)
+    events[0] = events[0]._replace(custom_metadata={"Who": "session"})
+    events[3] = events[3]._replace(custom_metadata={"who": "ad"})
+    by_call = {c.call.value: c.context for c in calls_of(session._replace(events=tuple(events)))}
+    assert (by_call["mediaStart"]["Who"], by_call["adClose"]["who"]) == ("session", "ad")
+    assert "Who" not in by_call["adClose"]
+
+
+def test_a_key_that_analytics_cannot_take_is_left_out_of_the_calls() -> None:
+    session = story("0 start, 9 end")
+    start = session.events[0]._replace(custom_metadata={"two words": "x", "ok_1.b": "y"})
+    call = calls_of(session._replace(events=(start, *session.events[1:])))[0]
+    assert call.context["ok_1.b"] == "y"
+    assert "two words" not in call.context
+    assert "context_key_invalid" in call.flags
+
+
+def test_a_media_variable_holds_255_bytes_of_whole_characters() -> None:
+    name = "ä" * 200  # 400 bytes
+    call = calls_of(story("0 start, 9 end", show=name, genre="g" * 300))[0]
+    assert call.context["a.media.show"] == "ä" * 127
+    assert call.context["a.media.genre"] == "g" * 300  # a list, each item of which has its own 255 bytes
+    assert "context_truncated" in call.flags
+    short = calls_of(story("0 start, 9 end", show="s" * 255))[0]
+    assert (short.context["a.media.show"], short.flags) == ("s" * 255, ())
+
+
 def test_context_over_the_limit_is_cut_from_custom_values_and_flagged() -> None:
     session = story("0 start, 9 end")
     big = {f"key{n}": "x" * 4_000 for n in range(10)}
