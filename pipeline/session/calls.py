@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from pipeline.session.custom import (
+    SURELY_SHORT,
     Custom,
     analytics_custom,
     cut_to_variable,
@@ -293,10 +294,11 @@ def _values(details: Details, table: tuple[_Variable, ...], flags: set[str]) -> 
         value = details.get(member)
         if value is None or value is False:
             continue
-        whole = _text(value)
-        text = cut_to_variable(whole) if is_limited else whole
-        if len(text) < len(whole):
-            flags.add("context_truncated")
+        text = value if type(value) is str else _text(value)
+        if is_limited and len(text) > SURELY_SHORT:
+            whole, text = text, cut_to_variable(text)
+            if len(text) < len(whole):
+                flags.add("context_truncated")
         found[name] = text
     return found
 

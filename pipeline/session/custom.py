@@ -19,7 +19,8 @@ CONTEXT_LIMIT_BYTES: Final = 32 * 1024
 VARIABLE_LIMIT_BYTES: Final = 255
 
 _MOST_BYTES_OF_A_CHARACTER: Final = 4
-_SURELY_SHORT: Final = VARIABLE_LIMIT_BYTES // _MOST_BYTES_OF_A_CHARACTER
+SURELY_SHORT: Final = VARIABLE_LIMIT_BYTES // _MOST_BYTES_OF_A_CHARACTER
+"""So many characters fit a variable whatever they are."""
 _TENANT: Final = re.compile(r"_[a-zA-Z0-9]+\.(?=.)")
 _KEY: Final = re.compile(r"[a-zA-Z0-9_.]+")
 
@@ -81,8 +82,6 @@ def merged_without_case(*layers: Custom) -> dict[str, str]:
 
 def cut_to_variable(text: str) -> str:
     """Return the text as far as a media variable holds it, whole characters only."""
-    if len(text) <= _SURELY_SHORT:
-        return text
     return text.encode("utf-8", "replace")[:VARIABLE_LIMIT_BYTES].decode("utf-8", "ignore")
 
 

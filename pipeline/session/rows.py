@@ -6,14 +6,14 @@ integers are rounded half up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from pipeline.session.custom import tenant_fields
 from pipeline.session.datastream import Datastream
 from pipeline.session.fields import AD, CHAPTER, POD, SESSION, Field, Type
 from pipeline.session.identity import pod_or_chapter_id
-from pipeline.session.model import Ad, Chapter, Details, Form, Metrics, Row, Scalar, Session, Viewing
+from pipeline.session.model import Ad, Chapter, Details, Form, Metrics, Row, Session, Viewing
 from pipeline.session.rounding import half_up, seconds
 
 SESSION_START: Final = "media.sessionStart"
@@ -24,10 +24,20 @@ SESSION_COMPLETE: Final = "media.sessionComplete"
 AD_SKIP: Final = "media.adSkip"
 CHAPTER_SKIP: Final = "media.chapterSkip"
 
-_XDM_SESSION: Final = tuple(
+_Member = tuple[str, bool]
+"""An XDM member, and whether it is a number."""
+
+
+def _members(rows: Iterable[Field]) -> tuple[_Member, ...]:
+    return tuple((row.member, row.type in (Type.NUMBER, Type.INTEGER)) for row in rows)
+
+
+_SESSION: Final = _members(
     row for row in SESSION if row.in_xdm and row.member not in {"hasResume", "isDownloaded"}
 )
-_POD_ON_ROW: Final = tuple(row for row in POD if row.member != "index")
+_POD: Final = _members(row for row in POD if row.member != "index")
+_AD: Final = _members(AD)
+_CHAPTER: Final = _members(CHAPTER)
 _NO_FIELDS: Final[Mapping[str, str]] = {}
 _STREAM_TYPES: Final = frozenset({"video", "audio"})
 
@@ -60,8 +70,8 @@ def reporting_rows(
     in_ad = {**client, "pev3": f"{pev3}Ad", "pccr": True}
     for number, ad in enumerate(viewing.ads):
         merged = _custom_metadata(custom, ad.custom_metadata)
-        details = _values(ad.details, AD)
-        pod = {**_values(ad.pod, _POD_ON_ROW), "ID": pod_or_chapter_id(content_id, ad.pod.get("index", 0))}
+        details = _values(ad.details, _AD)
+        pod = {**_values(ad.pod, _POD), "ID": pod_or_chapter_id(content_id, ad.pod.get("index", 0))}
         moments.append(_ad_row(number, ad, AD_START, in_ad, {**details, "isStarted": True}, pod, merged))
         spent = {"timePlayed": seconds(ad.time_spent_ms)}
         if ad.is_completed:
@@ -96,7 +106,7 @@ def _tenant_fields(reporting: Mapping[str, Any], form: Form, datastream: Datastr
 
 def _client_details(session: Session, session_id: str) -> dict[str, Any]:
     """Return the session's own metadata, which every row repeats."""
-    details = _values(session.details, _XDM_SESSION)
+    details = _values(session.details, _SESSION)
     if details.get("streamType") not in _STREAM_TYPES:
         details.pop("streamType", None)  # XDM takes two values only; the session record keeps what was sent
     genre = details.get("genre")
@@ -150,7 +160,7 @@ def _chapter_row(
     custom: list[dict[str, str]],
 ) -> _Moment:
     details = {
-        **_values(chapter.details, CHAPTER),
+        **_values(chapter.details, _CHAPTER),
         "ID": pod_or_chapter_id(content_id, chapter.details["index"]),
         "isStarted": True,
         "timePlayed": seconds(chapter.time_spent_ms),
@@ -236,13 +246,13 @@ def _quality(m: Metrics) -> dict[str, Any]:
     return values
 
 
-def _values(details: Details, table: tuple[Field, ...]) -> dict[str, Any]:
-    return {row.member: _xdm(row, details[row.member]) for row in table if row.member in details}
-
-
-def _xdm(row: Field, value: Scalar) -> Scalar:
-    is_number = row.type in (Type.NUMBER, Type.INTEGER) and not isinstance(value, (bool, str))
-    return half_up(float(value)) if is_number else value
+def _values(details: Details, table: tuple[_Member, ...]) -> dict[str, Any]:
+    """Return the XDM members of these details, in the order of the table; numbers are whole."""
+    return {
+        name: half_up(details[name]) if is_number else details[name]  # type: ignore[arg-type]  # by its rule
+        for name, is_number in table
+        if name in details
+    }
 
 
 def _custom_metadata(

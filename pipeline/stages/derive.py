@@ -58,7 +58,14 @@ def derive(step: Prepared, now_ms: int) -> tuple[Output, ...]:
     identified, upload = step.identified, step.upload
     assert identified is not None  # noqa: S101 - only judged `accepted` with a session
     assert upload is not None  # noqa: S101 - a session comes from a decoded upload
-    derived = derive_session(identified, upload.received_at_ms)
+    return laid_out(step, derive_session(identified, upload.received_at_ms), now_ms)
+
+
+def laid_out(step: Prepared, derived: Derived, now_ms: int) -> tuple[Output, ...]:
+    """Return what one session gave as records, each with its topic and key."""
+    identified, upload = step.identified, step.upload
+    assert identified is not None  # noqa: S101 - only judged `accepted` with a session
+    assert upload is not None  # noqa: S101 - a session comes from a decoded upload
     session_id = identified.session_id
     key, visitor_key = session_id.encode(), identified.visitor_key.encode()
     visitor = visitor_record(identified.session, session_id)
