@@ -169,8 +169,9 @@ class _Reader:
             return 0, 0
         self._values(f"/{self._index}/playerTime", found, PLAYER_TIME, "unknown_member")
         playhead, ts = found.get("playhead", 0), found.get("ts", 0)
-        is_number = type(ts) in (int, float) and type(playhead) in (int, float)
-        return (playhead, int(ts)) if is_number and abs(ts) <= NUMBER_LIMIT else (0, 0)
+        if type(ts) not in _NUMBERS or type(playhead) not in _NUMBERS:
+            return 0, 0
+        return (playhead, int(ts)) if max(abs(ts), abs(playhead)) <= NUMBER_LIMIT else (0, 0)
 
     def _full_event(self, element: dict[str, Any], kind: EventType, playhead_s: float, ts: int) -> Event:
         place = f"/{self._index}"
