@@ -127,6 +127,7 @@ class Walk:
         "_pod",
         "_quality",
         "_run",
+        "_run_bounds",
         "_run_ms",
         "_run_took_ms",
         "_stall_ms",
@@ -163,9 +164,11 @@ class Walk:
         self._content_ms = self._pause_ms = self._buffer_ms = self._stall_ms = self._ads_ms = 0
         self._pauses = self._buffers = self._stalls = 0
         self._idle_ms = 0
+        self.spans = PlayedSpans(rules)
         self._run = 0
         self._run_ms = 0
         self._run_took_ms = 0
+        self._run_bounds = self.spans.lowest, self.spans.highest
         self._pod: Details = NO_DETAILS
         self._ad_event: Event | None = None
         self._ad = 0
@@ -175,7 +178,6 @@ class Walk:
         self._chapter = 0
         self._chapter_ms = 0
         self._chapters: list[Chapter] = []
-        self.spans = PlayedSpans(rules)
         self._quality = Quality()
         self._states = PlayerStates()
 
@@ -310,6 +312,7 @@ class Walk:
             self._chapter_ms += counted_ms
         if self._run:
             self._run_ms = counted_ms
+            self._run_bounds = self.spans.lowest, self.spans.highest
         self.spans.add(last.playhead_s, event.playhead_s, took_ms)
         return _CONTENT_TIME
 
@@ -340,6 +343,7 @@ class Walk:
         if self._chapter_state is _CHAPTER:
             self._chapter_ms -= self._run_ms
         self._stall_ms += self._run_took_ms
+        self.spans.lowest, self.spans.highest = self._run_bounds
         self.spent[-1] = _STALL_TIME
 
     def _idle(self, took_ms: int) -> None:
