@@ -432,6 +432,7 @@ class _Reader:
 _ITEM_MEMBERS: Final = frozenset({"xdm", "_data"})
 _XDM_MEMBERS: Final = frozenset(
     {"eventType", "identityMap", "implementationDetails", "mediaDownloadedEvents", "timestamp"}
+    | {"mediaCollection"}  # the published OpenAPI wants it here, by a slip (`spec/media-edge.md` 1.2)
 )
 _EVENT_MEMBERS: Final = frozenset({"mediaEventTimestamp", "mediaEventType", "mediaCollection"})
 _NO_QOE: Final = Qoe()

@@ -15,6 +15,8 @@ from pipeline.wire.moments import LAST_MS
 from pipeline.wire.values import Members, Rule
 
 STATE_NAME: Final = re.compile(r"[a-zA-Z0-9_.]{1,64}")
+ONE_LINE: Final = re.compile(r".+")
+"""What XDM wants of names: at least one character, and no line break."""
 METADATA_KEY: Final = re.compile(r"[a-zA-Z0-9_.]+")
 
 PLAYHEAD: Final = Rule(Type.NUMBER, required=True, minimum=0)
@@ -25,6 +27,7 @@ PLAYER_TIME: Final = Members({"playhead": PLAYHEAD, "ts": TS})
 _SOURCES: Final = ("player", "external")
 _TEXT: Final = Rule(Type.STRING)
 _ID: Final = Rule(Type.STRING, required=True, non_empty=True)
+_NAME: Final = Rule(Type.STRING, required=True, non_empty=True, pattern=ONE_LINE)
 _FLAG: Final = Rule(Type.BOOLEAN)
 _QUALITY: Final = Rule(Type.INTEGER, minimum=0, fraction_ok=True)
 
@@ -148,7 +151,7 @@ _EDGE_RULES: Final[dict[str, Rule]] = {
 
 
 def _members(rows: tuple[Field, ...]) -> Members:
-    """Return the XDM members: numbers are whole, only names must not be empty (`spec/media-edge.md` 1.4)."""
+    """Return the XDM members: numbers are whole, only names must be something (`spec/media-edge.md` 1.4)."""
     return Members(
         {
             row.member: _EDGE_RULES.get(row.member)
@@ -157,6 +160,7 @@ def _members(rows: tuple[Field, ...]) -> Members:
                 row.required,
                 row.member == "name",
                 _MINIMUM.get(row.param or ""),
+                pattern=ONE_LINE if row.member == "name" else None,
             )
             for row in rows
             if row.in_xdm
@@ -180,7 +184,7 @@ EDGE_DETAILS: Final[dict[Kind, Details]] = {
     Kind.CHAPTER_START: Details("chapterDetails", _members(CHAPTER)),
     Kind.ERROR: Details(
         "errorDetails",
-        Members({"name": _ID, "source": Rule(Type.STRING, required=True, enum=_SOURCES)}),
+        Members({"name": _NAME, "source": Rule(Type.STRING, required=True, enum=_SOURCES)}),
     ),
 }
 EDGE_DETAIL_MEMBERS: Final = frozenset(details.member for details in EDGE_DETAILS.values())
@@ -190,7 +194,7 @@ EDGE_PLAYHEAD: Final = Rule(Type.INTEGER, required=True, minimum=0)
 EDGE_STATE: Final = Members({"name": Rule(Type.STRING, required=True, pattern=STATE_NAME)})
 EDGE_IDENTITY: Final = Members(
     {
-        "id": _ID,
+        "id": _NAME,
         "authenticatedState": Rule(Type.STRING, enum=("ambiguous", "authenticated", "loggedOut")),
         "primary": _FLAG,
     }

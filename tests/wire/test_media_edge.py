@@ -108,6 +108,18 @@ def test_an_identity_needs_an_id_that_is_not_empty() -> None:
     assert (problem.pointer, problem.rule) == ("$.xdm.identityMap.email[0].id", "minLength")
 
 
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda item: collection(item, 0)["sessionDetails"].update(name="a\nb"), "sessionDetails.name"),
+        (lambda item: item["xdm"].update(identityMap={"x": [{"id": "a\n"}]}), "identityMap.x[0].id"),
+    ],
+)
+def test_a_name_has_one_line(change: Callable[[dict[str, Any]], object], place: str) -> None:
+    (problem,) = problems(change)
+    assert (problem.rule, problem.pointer.endswith(place)) == ("pattern", True)
+
+
 def test_what_no_api_documents_is_kept_with_its_place_and_flagged() -> None:
     def change(item: dict[str, Any]) -> None:
         item["meta"] = 1
