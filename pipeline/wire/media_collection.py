@@ -126,12 +126,12 @@ class _Reader:
             and type(playhead_s := time.get("playhead")) in _NUMBERS
             and 0 <= playhead_s <= NUMBER_LIMIT
         ):
-            self.keys += 2
+            self.keys += 2 + len(element)
+            if len(element) == 2 and event_type in BARE:
+                return Event(kind.kind, ts, playhead_s)
         else:
             playhead_s, ts = self._player_time(element)
-        self.keys += len(element)
-        if len(element) == 2 and event_type in BARE and not self._kept:
-            return Event(kind.kind, ts, playhead_s)
+            self.keys += len(element)
         return self._full_event(element, kind, playhead_s, ts)
 
     def whole(self, first: Any, path: str) -> None:

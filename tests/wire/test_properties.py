@@ -199,6 +199,13 @@ def test_a_string_that_looks_like_a_key_is_no_duplicate() -> None:
     assert problems(json.dumps(body).encode()) == ()
 
 
+def test_an_event_without_its_time_is_still_looked_through() -> None:
+    body = copy.deepcopy(GOOD)
+    body[1] = {"eventType": "play", "customMetadata": {"k": 1}}
+    found = [(p.pointer, p.rule) for p in problems(json.dumps(body).encode())]
+    assert found == [("/1", "required"), ("/1/customMetadata/k", "type")]
+
+
 def test_all_problems_of_a_body_are_reported_in_order() -> None:
     body = copy.deepcopy(GOOD)
     del body[0]["params"]["media.id"]
