@@ -85,7 +85,8 @@ def _class(schema: dict[str, Any]) -> str:
         "",
         "    def write(self, out: bytearray) -> None:",
         '        """Append the record in the binary form of Avro."""',
-        *(f"        {line}" for f in fields for line in _write(f["type"], "self." + f["name"])),
+        f"        {', '.join(f['name'] + '_' for f in ordered)}{',' if len(ordered) == 1 else ''} = self",
+        *(f"        {line}" for f in fields for line in _write(f["type"], f["name"] + "_")),
         "",
         "    def to_avro(self) -> dict[str, Any]:",
         '        """Return the record as fastavro reads it."""',
@@ -175,7 +176,6 @@ def _to(kind: Any, value: str) -> str:
 
 def _write(kind: Any, value: str) -> list[str]:
     """Return the statements that append a value of this type to `out`."""
-    name = value.removeprefix("self.")  # names loop variables, each of one type
     match kind:
         case "string" | "bytes":
             bytes_of = f"{value}.encode()" if kind == "string" else value
@@ -194,12 +194,12 @@ def _write(kind: Any, value: str) -> list[str]:
         case {"type": "record"}:
             return [f"{value}.write(out)"]
         case {"type": "array", "items": items}:
-            each = [f"for one_{name} in {value}:", *_indented(_write(items, f"one_{name}"))]
+            each = [f"for one_{value} in {value}:", *_indented(_write(items, f"one_{value}"))]
         case {"type": "map", "values": values}:
             each = [
-                f"for key, of_{name} in {value}.items():",
+                f"for key, of_{value} in {value}.items():",
                 "    out += NAME[key]",
-                *_indented(_write(values, f"of_{name}")),
+                *_indented(_write(values, f"of_{value}")),
             ]
         case _:
             raise ValueError(f"no way to write {kind}")

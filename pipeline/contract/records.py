@@ -22,14 +22,15 @@ class Route(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.report_suite.encode()
+        report_suite_, tracking_server_, organisation_, ssl_ = self
+        text = report_suite_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.tracking_server.encode()
+        text = tracking_server_.encode()
         out += LONG[len(text)]
         out += text
-        out.append(1 if self.ssl else 0)
-        text = self.organisation.encode()
+        out.append(1 if ssl_ else 0)
+        text = organisation_.encode()
         out += LONG[len(text)]
         out += text
 
@@ -67,14 +68,15 @@ class Identity(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.namespace.encode()
+        namespace_, id_, auth_state_, primary_ = self
+        text = namespace_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.id.encode()
+        text = id_.encode()
         out += LONG[len(text)]
         out += text
-        out += LONG[self.auth_state]
-        out.append(1 if self.primary else 0)
+        out += LONG[auth_state_]
+        out.append(1 if primary_ else 0)
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -114,37 +116,38 @@ class Visitor(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        if self.ecid is None:
+        ecid_, ecid_generated_, aid_, vid_, location_hint_, identities_ = self
+        if ecid_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.ecid.encode()
+            text = ecid_.encode()
             out += LONG[len(text)]
             out += text
-        out.append(1 if self.ecid_generated else 0)
-        if self.aid is None:
+        out.append(1 if ecid_generated_ else 0)
+        if aid_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.aid.encode()
+            text = aid_.encode()
             out += LONG[len(text)]
             out += text
-        if self.vid is None:
+        if vid_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.vid.encode()
+            text = vid_.encode()
             out += LONG[len(text)]
             out += text
-        if self.location_hint is None:
+        if location_hint_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.location_hint]
-        if self.identities:
-            out += LONG[len(self.identities)]
-            for one_identities in self.identities:
-                one_identities.write(out)
+            out += LONG[location_hint_]
+        if identities_:
+            out += LONG[len(identities_)]
+            for one_identities_ in identities_:
+                one_identities_.write(out)
         out.append(0)
 
     def to_avro(self) -> dict[str, Any]:
@@ -185,12 +188,13 @@ class StateTotal(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.name.encode()
+        name_, count_, time_ms_, time_s_ = self
+        text = name_.encode()
         out += LONG[len(text)]
         out += text
-        out += LONG[self.count]
-        out += LONG[self.time_ms]
-        out += LONG[self.time_s]
+        out += LONG[count_]
+        out += LONG[time_ms_]
+        out += LONG[time_s_]
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -300,98 +304,141 @@ class SessionMetrics(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        out += LONG[self.content_time_spent_ms]
-        out += LONG[self.content_time_spent_s]
-        out += LONG[self.media_time_spent_ms]
-        out += LONG[self.media_time_spent_s]
-        out += LONG[self.unique_time_played_ms]
-        out += LONG[self.unique_time_played_s]
-        if self.average_minute_audience is None:
+        (
+            content_time_spent_ms_,
+            content_time_spent_s_,
+            media_time_spent_ms_,
+            media_time_spent_s_,
+            unique_time_played_ms_,
+            unique_time_played_s_,
+            average_minute_audience_,
+            estimated_streams_,
+            progress_markers_,
+            segment_,
+            is_viewed_,
+            is_played_,
+            is_completed_,
+            has_resume_,
+            is_authorized_,
+            is_federated_,
+            is_dropped_before_start_,
+            pause_count_,
+            pause_time_ms_,
+            pause_time_s_,
+            buffer_count_,
+            buffer_time_ms_,
+            buffer_time_s_,
+            stall_count_,
+            stall_time_ms_,
+            stall_time_s_,
+            ad_count_,
+            ad_time_spent_ms_,
+            ad_time_spent_s_,
+            chapter_count_,
+            seconds_since_last_call_,
+            bitrate_average_kbps_,
+            bitrate_average_bucket_,
+            bitrate_change_count_,
+            dropped_frames_,
+            frames_per_second_,
+            time_to_start_ms_,
+            error_count_,
+            player_sdk_errors_,
+            external_errors_,
+            states_,
+        ) = self
+        out += LONG[content_time_spent_ms_]
+        out += LONG[content_time_spent_s_]
+        out += LONG[media_time_spent_ms_]
+        out += LONG[media_time_spent_s_]
+        out += LONG[unique_time_played_ms_]
+        out += LONG[unique_time_played_s_]
+        if average_minute_audience_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.average_minute_audience)
-        out += LONG[self.estimated_streams]
-        if self.progress_markers:
-            out += LONG[len(self.progress_markers)]
-            for one_progress_markers in self.progress_markers:
-                out += LONG[one_progress_markers]
+            out += double(average_minute_audience_)
+        out += LONG[estimated_streams_]
+        if progress_markers_:
+            out += LONG[len(progress_markers_)]
+            for one_progress_markers_ in progress_markers_:
+                out += LONG[one_progress_markers_]
         out.append(0)
-        if self.segment is None:
+        if segment_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.segment.encode()
+            text = segment_.encode()
             out += LONG[len(text)]
             out += text
-        out.append(1 if self.is_viewed else 0)
-        out.append(1 if self.is_played else 0)
-        out.append(1 if self.is_completed else 0)
-        out.append(1 if self.has_resume else 0)
-        out.append(1 if self.is_authorized else 0)
-        out.append(1 if self.is_federated else 0)
-        out.append(1 if self.is_dropped_before_start else 0)
-        out += LONG[self.pause_count]
-        out += LONG[self.pause_time_ms]
-        out += LONG[self.pause_time_s]
-        out += LONG[self.buffer_count]
-        out += LONG[self.buffer_time_ms]
-        out += LONG[self.buffer_time_s]
-        out += LONG[self.stall_count]
-        out += LONG[self.stall_time_ms]
-        out += LONG[self.stall_time_s]
-        out += LONG[self.ad_count]
-        out += LONG[self.ad_time_spent_ms]
-        out += LONG[self.ad_time_spent_s]
-        out += LONG[self.chapter_count]
-        out += LONG[self.seconds_since_last_call]
-        if self.bitrate_average_kbps is None:
+        out.append(1 if is_viewed_ else 0)
+        out.append(1 if is_played_ else 0)
+        out.append(1 if is_completed_ else 0)
+        out.append(1 if has_resume_ else 0)
+        out.append(1 if is_authorized_ else 0)
+        out.append(1 if is_federated_ else 0)
+        out.append(1 if is_dropped_before_start_ else 0)
+        out += LONG[pause_count_]
+        out += LONG[pause_time_ms_]
+        out += LONG[pause_time_s_]
+        out += LONG[buffer_count_]
+        out += LONG[buffer_time_ms_]
+        out += LONG[buffer_time_s_]
+        out += LONG[stall_count_]
+        out += LONG[stall_time_ms_]
+        out += LONG[stall_time_s_]
+        out += LONG[ad_count_]
+        out += LONG[ad_time_spent_ms_]
+        out += LONG[ad_time_spent_s_]
+        out += LONG[chapter_count_]
+        out += LONG[seconds_since_last_call_]
+        if bitrate_average_kbps_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.bitrate_average_kbps]
-        if self.bitrate_average_bucket is None:
+            out += LONG[bitrate_average_kbps_]
+        if bitrate_average_bucket_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.bitrate_average_bucket.encode()
+            text = bitrate_average_bucket_.encode()
             out += LONG[len(text)]
             out += text
-        out += LONG[self.bitrate_change_count]
-        if self.dropped_frames is None:
+        out += LONG[bitrate_change_count_]
+        if dropped_frames_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.dropped_frames]
-        if self.frames_per_second is None:
+            out += LONG[dropped_frames_]
+        if frames_per_second_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.frames_per_second]
-        if self.time_to_start_ms is None:
+            out += LONG[frames_per_second_]
+        if time_to_start_ms_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.time_to_start_ms]
-        out += LONG[self.error_count]
-        if self.player_sdk_errors:
-            out += LONG[len(self.player_sdk_errors)]
-            for one_player_sdk_errors in self.player_sdk_errors:
-                text = one_player_sdk_errors.encode()
+            out += LONG[time_to_start_ms_]
+        out += LONG[error_count_]
+        if player_sdk_errors_:
+            out += LONG[len(player_sdk_errors_)]
+            for one_player_sdk_errors_ in player_sdk_errors_:
+                text = one_player_sdk_errors_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
-        if self.external_errors:
-            out += LONG[len(self.external_errors)]
-            for one_external_errors in self.external_errors:
-                text = one_external_errors.encode()
+        if external_errors_:
+            out += LONG[len(external_errors_)]
+            for one_external_errors_ in external_errors_:
+                text = one_external_errors_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
-        if self.states:
-            out += LONG[len(self.states)]
-            for one_states in self.states:
-                one_states.write(out)
+        if states_:
+            out += LONG[len(states_)]
+            for one_states_ in states_:
+                one_states_.write(out)
         out.append(0)
 
     def to_avro(self) -> dict[str, Any]:
@@ -534,79 +581,101 @@ class AnalyticsCall(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.session_id.encode()
+        (
+            session_id_,
+            revision_,
+            sequence_,
+            upload_id_,
+            datastream_id_,
+            call_,
+            ts_,
+            ts_ms_,
+            received_at_ms_,
+            pev3_,
+            routes_,
+            visitor_,
+            query_,
+            context_,
+            flags_,
+            pe_,
+            page_event_,
+            metrics_,
+            time_spent_ms_,
+            is_completed_,
+        ) = self
+        text = session_id_.encode()
         out += LONG[len(text)]
         out += text
-        out += LONG[self.revision]
-        out += LONG[self.sequence]
-        text = self.upload_id.encode()
+        out += LONG[revision_]
+        out += LONG[sequence_]
+        text = upload_id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.datastream_id.encode()
+        text = datastream_id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.call.encode()
+        text = call_.encode()
         out += LONG[len(text)]
         out += text
-        out += LONG[self.ts]
-        out += LONG[self.ts_ms]
-        out += LONG[self.received_at_ms]
-        if self.pe is None:
+        out += LONG[ts_]
+        out += LONG[ts_ms_]
+        out += LONG[received_at_ms_]
+        if pe_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.pe.encode()
+            text = pe_.encode()
             out += LONG[len(text)]
             out += text
-        text = self.pev3.encode()
+        text = pev3_.encode()
         out += LONG[len(text)]
         out += text
-        if self.page_event is None:
+        if page_event_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.page_event]
-        if self.routes:
-            out += LONG[len(self.routes)]
-            for one_routes in self.routes:
-                one_routes.write(out)
+            out += LONG[page_event_]
+        if routes_:
+            out += LONG[len(routes_)]
+            for one_routes_ in routes_:
+                one_routes_.write(out)
         out.append(0)
-        self.visitor.write(out)
-        if self.query:
-            out += LONG[len(self.query)]
-            for key, of_query in self.query.items():
+        visitor_.write(out)
+        if query_:
+            out += LONG[len(query_)]
+            for key, of_query_ in query_.items():
                 out += NAME[key]
-                text = of_query.encode()
+                text = of_query_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
-        if self.context:
-            out += LONG[len(self.context)]
-            for key, of_context in self.context.items():
+        if context_:
+            out += LONG[len(context_)]
+            for key, of_context_ in context_.items():
                 out += NAME[key]
-                text = of_context.encode()
+                text = of_context_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
-        if self.metrics is None:
+        if metrics_ is None:
             out.append(0)
         else:
             out.append(2)
-            self.metrics.write(out)
-        if self.time_spent_ms is None:
+            metrics_.write(out)
+        if time_spent_ms_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.time_spent_ms]
-        if self.is_completed is None:
+            out += LONG[time_spent_ms_]
+        if is_completed_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.is_completed else 0)
-        if self.flags:
-            out += LONG[len(self.flags)]
-            for one_flags in self.flags:
-                text = one_flags.encode()
+            out.append(1 if is_completed_ else 0)
+        if flags_:
+            out += LONG[len(flags_)]
+            for one_flags_ in flags_:
+                text = one_flags_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
@@ -679,21 +748,22 @@ class DayChanged(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.datastream_id.encode()
+        datastream_id_, viewing_day_, changed_at_ms_, session_id_, replay_id_ = self
+        text = datastream_id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.viewing_day.encode()
+        text = viewing_day_.encode()
         out += LONG[len(text)]
         out += text
-        out += LONG[self.changed_at_ms]
-        text = self.session_id.encode()
+        out += LONG[changed_at_ms_]
+        text = session_id_.encode()
         out += LONG[len(text)]
         out += text
-        if self.replay_id is None:
+        if replay_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.replay_id.encode()
+            text = replay_id_.encode()
             out += LONG[len(text)]
             out += text
 
@@ -733,26 +803,27 @@ class Qoe(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        if self.bitrate is None:
+        bitrate_, dropped_frames_, frames_per_second_, time_to_start_ms_ = self
+        if bitrate_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.bitrate)
-        if self.dropped_frames is None:
+            out += double(bitrate_)
+        if dropped_frames_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.dropped_frames)
-        if self.frames_per_second is None:
+            out += double(dropped_frames_)
+        if frames_per_second_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.frames_per_second)
-        if self.time_to_start_ms is None:
+            out += double(frames_per_second_)
+        if time_to_start_ms_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.time_to_start_ms)
+            out += double(time_to_start_ms_)
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -804,56 +875,70 @@ class SessionEvent(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        out += LONG[self.sequence]
-        text = self.event_type.encode()
+        (
+            sequence_,
+            event_type_,
+            occurred_at_ms_,
+            playhead_s_,
+            details_,
+            qoe_,
+            custom_metadata_,
+            states_started_,
+            states_ended_,
+            utc_offset_min_,
+            is_added_,
+            unknown_json_,
+        ) = self
+        out += LONG[sequence_]
+        text = event_type_.encode()
         out += LONG[len(text)]
         out += text
-        out += LONG[self.occurred_at_ms]
-        out += double(self.playhead_s)
-        if self.details:
-            out += LONG[len(self.details)]
-            for key, of_details in self.details.items():
+        out += LONG[occurred_at_ms_]
+        out += double(playhead_s_)
+        if details_:
+            out += LONG[len(details_)]
+            for key, of_details_ in details_.items():
                 out += NAME[key]
-                write_any(out, of_details)
+                write_any(out, of_details_)
         out.append(0)
-        if self.qoe is None:
+        if qoe_ is None:
             out.append(0)
         else:
             out.append(2)
-            self.qoe.write(out)
-        if self.custom_metadata:
-            out += LONG[len(self.custom_metadata)]
-            for key, of_custom_metadata in self.custom_metadata.items():
+            qoe_.write(out)
+        if custom_metadata_:
+            out += LONG[len(custom_metadata_)]
+            for key, of_custom_metadata_ in custom_metadata_.items():
                 out += NAME[key]
-                text = of_custom_metadata.encode()
+                text = of_custom_metadata_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
-        if self.states_started:
-            out += LONG[len(self.states_started)]
-            for one_states_started in self.states_started:
-                text = one_states_started.encode()
+        if states_started_:
+            out += LONG[len(states_started_)]
+            for one_states_started_ in states_started_:
+                text = one_states_started_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
-        if self.states_ended:
-            out += LONG[len(self.states_ended)]
-            for one_states_ended in self.states_ended:
-                text = one_states_ended.encode()
+        if states_ended_:
+            out += LONG[len(states_ended_)]
+            for one_states_ended_ in states_ended_:
+                text = one_states_ended_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
-        if self.utc_offset_min is None:
+        if utc_offset_min_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.utc_offset_min]
-        out.append(1 if self.is_added else 0)
-        if self.unknown_json is None:
+            out += LONG[utc_offset_min_]
+        out.append(1 if is_added_ else 0)
+        if unknown_json_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.unknown_json.encode()
+            text = unknown_json_.encode()
             out += LONG[len(text)]
             out += text
 
@@ -909,20 +994,21 @@ class SessionEvents(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.session_id.encode()
+        session_id_, revision_, upload_id_, datastream_id_, events_ = self
+        text = session_id_.encode()
         out += LONG[len(text)]
         out += text
-        out += LONG[self.revision]
-        text = self.upload_id.encode()
+        out += LONG[revision_]
+        text = upload_id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.datastream_id.encode()
+        text = datastream_id_.encode()
         out += LONG[len(text)]
         out += text
-        if self.events:
-            out += LONG[len(self.events)]
-            for one_events in self.events:
-                one_events.write(out)
+        if events_:
+            out += LONG[len(events_)]
+            for one_events_ in events_:
+                one_events_.write(out)
         out.append(0)
 
     def to_avro(self) -> dict[str, Any]:
@@ -981,86 +1067,102 @@ class IndexEntry(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.kind.encode()
+        (
+            kind_,
+            recorded_at_ms_,
+            visitor_key_,
+            upload_id_,
+            replay_id_,
+            source_topic_,
+            source_partition_,
+            source_offset_,
+            revision_,
+            outcome_,
+            reason_,
+            next_offset_,
+            cluster_id_,
+            topic_id_,
+        ) = self
+        text = kind_.encode()
         out += LONG[len(text)]
         out += text
-        if self.visitor_key is None:
+        if visitor_key_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.visitor_key.encode()
+            text = visitor_key_.encode()
             out += LONG[len(text)]
             out += text
-        if self.upload_id is None:
+        if upload_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.upload_id.encode()
+            text = upload_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.replay_id is None:
+        if replay_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.replay_id.encode()
+            text = replay_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.source_topic is None:
+        if source_topic_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.source_topic.encode()
+            text = source_topic_.encode()
             out += LONG[len(text)]
             out += text
-        if self.source_partition is None:
+        if source_partition_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.source_partition]
-        if self.source_offset is None:
+            out += LONG[source_partition_]
+        if source_offset_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.source_offset]
-        if self.revision is None:
+            out += LONG[source_offset_]
+        if revision_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.revision]
-        if self.outcome is None:
+            out += LONG[revision_]
+        if outcome_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.outcome.encode()
+            text = outcome_.encode()
             out += LONG[len(text)]
             out += text
-        if self.reason is None:
+        if reason_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.reason.encode()
+            text = reason_.encode()
             out += LONG[len(text)]
             out += text
-        if self.next_offset is None:
+        if next_offset_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.next_offset]
-        if self.cluster_id is None:
+            out += LONG[next_offset_]
+        if cluster_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.cluster_id.encode()
+            text = cluster_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.topic_id is None:
+        if topic_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.topic_id.encode()
+            text = topic_id_.encode()
             out += LONG[len(text)]
             out += text
-        out += LONG[self.recorded_at_ms]
+        out += LONG[recorded_at_ms_]
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -1148,72 +1250,94 @@ class Outcome(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.upload_id.encode()
+        (
+            upload_id_,
+            outcome_,
+            received_at_ms_,
+            processed_at_ms_,
+            body_bytes_,
+            event_count_,
+            analytics_calls_,
+            reporting_rows_,
+            source_topic_,
+            source_partition_,
+            source_offset_,
+            replay_id_,
+            request_id_,
+            datastream_id_,
+            form_,
+            reason_,
+            session_id_,
+            first_upload_id_,
+            lateness_ms_,
+            day_changed_,
+        ) = self
+        text = upload_id_.encode()
         out += LONG[len(text)]
         out += text
-        if self.replay_id is None:
+        if replay_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.replay_id.encode()
+            text = replay_id_.encode()
             out += LONG[len(text)]
             out += text
-        text = self.request_id.encode()
+        text = request_id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.datastream_id.encode()
+        text = datastream_id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.form.encode()
+        text = form_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.outcome.encode()
+        text = outcome_.encode()
         out += LONG[len(text)]
         out += text
-        if self.reason is None:
+        if reason_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.reason.encode()
+            text = reason_.encode()
             out += LONG[len(text)]
             out += text
-        if self.session_id is None:
+        if session_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.session_id.encode()
+            text = session_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.first_upload_id is None:
+        if first_upload_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.first_upload_id.encode()
+            text = first_upload_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.lateness_ms is None:
+        if lateness_ms_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.lateness_ms]
-        out += LONG[self.received_at_ms]
-        out += LONG[self.processed_at_ms]
-        out += LONG[self.body_bytes]
-        out += LONG[self.event_count]
-        out += LONG[self.analytics_calls]
-        out += LONG[self.reporting_rows]
-        if self.day_changed is None:
+            out += LONG[lateness_ms_]
+        out += LONG[received_at_ms_]
+        out += LONG[processed_at_ms_]
+        out += LONG[body_bytes_]
+        out += LONG[event_count_]
+        out += LONG[analytics_calls_]
+        out += LONG[reporting_rows_]
+        if day_changed_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.day_changed.encode()
+            text = day_changed_.encode()
             out += LONG[len(text)]
             out += text
-        text = self.source_topic.encode()
+        text = source_topic_.encode()
         out += LONG[len(text)]
         out += text
-        out += LONG[self.source_partition]
-        out += LONG[self.source_offset]
+        out += LONG[source_partition_]
+        out += LONG[source_offset_]
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -1279,13 +1403,14 @@ class XdmIdentity(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.id.encode()
+        id_, authenticated_state_, primary_ = self
+        text = id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.authenticated_state.encode()
+        text = authenticated_state_.encode()
         out += LONG[len(text)]
         out += text
-        out.append(1 if self.primary else 0)
+        out.append(1 if primary_ else 0)
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -1322,13 +1447,14 @@ class Implementation(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.name.encode()
+        name_, version_, environment_ = self
+        text = name_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.version.encode()
+        text = version_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.environment.encode()
+        text = environment_.encode()
         out += LONG[len(text)]
         out += text
 
@@ -1476,380 +1602,442 @@ class SessionDetails(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        if self.name is None:
+        (
+            name_,
+            friendly_name_,
+            length_,
+            content_type_,
+            stream_type_,
+            player_name_,
+            channel_,
+            app_version_,
+            has_resume_,
+            is_downloaded_,
+            show_,
+            season_,
+            episode_,
+            asset_id_,
+            genre_,
+            first_air_date_,
+            first_digital_date_,
+            rating_,
+            originator_,
+            network_,
+            show_type_,
+            ad_load_,
+            mvpd_,
+            authorized_,
+            day_part_,
+            feed_,
+            stream_format_,
+            artist_,
+            album_,
+            label_,
+            author_,
+            station_,
+            publisher_,
+            cdn_,
+            id_,
+            genre_list_,
+            is_viewed_,
+            is_played_,
+            is_completed_,
+            is_federated_,
+            time_played_,
+            total_time_played_,
+            unique_time_played_,
+            average_minute_audience_,
+            ad_count_,
+            chapter_count_,
+            has_progress10_,
+            has_progress25_,
+            has_progress50_,
+            has_progress75_,
+            has_progress95_,
+            estimated_streams_,
+            has_pause_impacted_streams_,
+            pause_count_,
+            pause_time_,
+            has_segment_view_,
+            segment_,
+            seconds_since_last_call_,
+            pev3_,
+            pccr_,
+        ) = self
+        if name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.name.encode()
+            text = name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.friendly_name is None:
+        if friendly_name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.friendly_name.encode()
+            text = friendly_name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.length is None:
+        if length_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.length]
-        if self.content_type is None:
+            out += LONG[length_]
+        if content_type_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.content_type.encode()
+            text = content_type_.encode()
             out += LONG[len(text)]
             out += text
-        if self.stream_type is None:
+        if stream_type_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.stream_type.encode()
+            text = stream_type_.encode()
             out += LONG[len(text)]
             out += text
-        if self.player_name is None:
+        if player_name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.player_name.encode()
+            text = player_name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.channel is None:
+        if channel_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.channel.encode()
+            text = channel_.encode()
             out += LONG[len(text)]
             out += text
-        if self.app_version is None:
+        if app_version_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.app_version.encode()
+            text = app_version_.encode()
             out += LONG[len(text)]
             out += text
-        if self.has_resume is None:
+        if has_resume_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_resume else 0)
-        if self.is_downloaded is None:
+            out.append(1 if has_resume_ else 0)
+        if is_downloaded_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.is_downloaded else 0)
-        if self.show is None:
+            out.append(1 if is_downloaded_ else 0)
+        if show_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.show.encode()
+            text = show_.encode()
             out += LONG[len(text)]
             out += text
-        if self.season is None:
+        if season_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.season.encode()
+            text = season_.encode()
             out += LONG[len(text)]
             out += text
-        if self.episode is None:
+        if episode_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.episode.encode()
+            text = episode_.encode()
             out += LONG[len(text)]
             out += text
-        if self.asset_id is None:
+        if asset_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.asset_id.encode()
+            text = asset_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.genre is None:
+        if genre_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.genre.encode()
+            text = genre_.encode()
             out += LONG[len(text)]
             out += text
-        if self.first_air_date is None:
+        if first_air_date_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.first_air_date.encode()
+            text = first_air_date_.encode()
             out += LONG[len(text)]
             out += text
-        if self.first_digital_date is None:
+        if first_digital_date_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.first_digital_date.encode()
+            text = first_digital_date_.encode()
             out += LONG[len(text)]
             out += text
-        if self.rating is None:
+        if rating_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.rating.encode()
+            text = rating_.encode()
             out += LONG[len(text)]
             out += text
-        if self.originator is None:
+        if originator_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.originator.encode()
+            text = originator_.encode()
             out += LONG[len(text)]
             out += text
-        if self.network is None:
+        if network_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.network.encode()
+            text = network_.encode()
             out += LONG[len(text)]
             out += text
-        if self.show_type is None:
+        if show_type_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.show_type.encode()
+            text = show_type_.encode()
             out += LONG[len(text)]
             out += text
-        if self.ad_load is None:
+        if ad_load_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.ad_load.encode()
+            text = ad_load_.encode()
             out += LONG[len(text)]
             out += text
-        if self.mvpd is None:
+        if mvpd_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.mvpd.encode()
+            text = mvpd_.encode()
             out += LONG[len(text)]
             out += text
-        if self.authorized is None:
+        if authorized_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.authorized.encode()
+            text = authorized_.encode()
             out += LONG[len(text)]
             out += text
-        if self.day_part is None:
+        if day_part_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.day_part.encode()
+            text = day_part_.encode()
             out += LONG[len(text)]
             out += text
-        if self.feed is None:
+        if feed_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.feed.encode()
+            text = feed_.encode()
             out += LONG[len(text)]
             out += text
-        if self.stream_format is None:
+        if stream_format_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.stream_format.encode()
+            text = stream_format_.encode()
             out += LONG[len(text)]
             out += text
-        if self.artist is None:
+        if artist_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.artist.encode()
+            text = artist_.encode()
             out += LONG[len(text)]
             out += text
-        if self.album is None:
+        if album_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.album.encode()
+            text = album_.encode()
             out += LONG[len(text)]
             out += text
-        if self.label is None:
+        if label_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.label.encode()
+            text = label_.encode()
             out += LONG[len(text)]
             out += text
-        if self.author is None:
+        if author_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.author.encode()
+            text = author_.encode()
             out += LONG[len(text)]
             out += text
-        if self.station is None:
+        if station_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.station.encode()
+            text = station_.encode()
             out += LONG[len(text)]
             out += text
-        if self.publisher is None:
+        if publisher_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.publisher.encode()
+            text = publisher_.encode()
             out += LONG[len(text)]
             out += text
-        if self.cdn is None:
+        if cdn_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.cdn.encode()
+            text = cdn_.encode()
             out += LONG[len(text)]
             out += text
-        if self.id is None:
+        if id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.id.encode()
+            text = id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.genre_list is None:
+        if genre_list_ is None:
             out.append(0)
         else:
             out.append(2)
-            if self.genre_list:
-                out += LONG[len(self.genre_list)]
-                for one_genre_list in self.genre_list:
-                    text = one_genre_list.encode()
+            if genre_list_:
+                out += LONG[len(genre_list_)]
+                for one_genre_list_ in genre_list_:
+                    text = one_genre_list_.encode()
                     out += LONG[len(text)]
                     out += text
             out.append(0)
-        if self.is_viewed is None:
+        if is_viewed_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.is_viewed else 0)
-        if self.is_played is None:
+            out.append(1 if is_viewed_ else 0)
+        if is_played_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.is_played else 0)
-        if self.is_completed is None:
+            out.append(1 if is_played_ else 0)
+        if is_completed_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.is_completed else 0)
-        if self.is_federated is None:
+            out.append(1 if is_completed_ else 0)
+        if is_federated_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.is_federated else 0)
-        if self.time_played is None:
+            out.append(1 if is_federated_ else 0)
+        if time_played_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.time_played]
-        if self.total_time_played is None:
+            out += LONG[time_played_]
+        if total_time_played_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.total_time_played]
-        if self.unique_time_played is None:
+            out += LONG[total_time_played_]
+        if unique_time_played_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.unique_time_played]
-        if self.average_minute_audience is None:
+            out += LONG[unique_time_played_]
+        if average_minute_audience_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.average_minute_audience)
-        if self.ad_count is None:
+            out += double(average_minute_audience_)
+        if ad_count_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.ad_count]
-        if self.chapter_count is None:
+            out += LONG[ad_count_]
+        if chapter_count_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.chapter_count]
-        if self.has_progress10 is None:
+            out += LONG[chapter_count_]
+        if has_progress10_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_progress10 else 0)
-        if self.has_progress25 is None:
+            out.append(1 if has_progress10_ else 0)
+        if has_progress25_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_progress25 else 0)
-        if self.has_progress50 is None:
+            out.append(1 if has_progress25_ else 0)
+        if has_progress50_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_progress50 else 0)
-        if self.has_progress75 is None:
+            out.append(1 if has_progress50_ else 0)
+        if has_progress75_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_progress75 else 0)
-        if self.has_progress95 is None:
+            out.append(1 if has_progress75_ else 0)
+        if has_progress95_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_progress95 else 0)
-        if self.estimated_streams is None:
+            out.append(1 if has_progress95_ else 0)
+        if estimated_streams_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.estimated_streams)
-        if self.has_pause_impacted_streams is None:
+            out += double(estimated_streams_)
+        if has_pause_impacted_streams_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_pause_impacted_streams else 0)
-        if self.pause_count is None:
+            out.append(1 if has_pause_impacted_streams_ else 0)
+        if pause_count_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.pause_count]
-        if self.pause_time is None:
+            out += LONG[pause_count_]
+        if pause_time_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.pause_time]
-        if self.has_segment_view is None:
+            out += LONG[pause_time_]
+        if has_segment_view_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_segment_view else 0)
-        if self.segment is None:
+            out.append(1 if has_segment_view_ else 0)
+        if segment_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.segment.encode()
+            text = segment_.encode()
             out += LONG[len(text)]
             out += text
-        if self.seconds_since_last_call is None:
+        if seconds_since_last_call_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.seconds_since_last_call)
-        if self.pev3 is None:
+            out += double(seconds_since_last_call_)
+        if pev3_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.pev3.encode()
+            text = pev3_.encode()
             out += LONG[len(text)]
             out += text
-        if self.pccr is None:
+        if pccr_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.pccr else 0)
+            out.append(1 if pccr_ else 0)
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -2081,94 +2269,110 @@ class AdvertisingDetails(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        if self.name is None:
+        (
+            name_,
+            friendly_name_,
+            length_,
+            pod_position_,
+            player_name_,
+            advertiser_,
+            campaign_id_,
+            creative_id_,
+            creative_url_,
+            placement_id_,
+            site_id_,
+            is_started_,
+            is_completed_,
+            time_played_,
+        ) = self
+        if name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.name.encode()
+            text = name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.friendly_name is None:
+        if friendly_name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.friendly_name.encode()
+            text = friendly_name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.length is None:
+        if length_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.length]
-        if self.pod_position is None:
+            out += LONG[length_]
+        if pod_position_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.pod_position]
-        if self.player_name is None:
+            out += LONG[pod_position_]
+        if player_name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.player_name.encode()
+            text = player_name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.advertiser is None:
+        if advertiser_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.advertiser.encode()
+            text = advertiser_.encode()
             out += LONG[len(text)]
             out += text
-        if self.campaign_id is None:
+        if campaign_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.campaign_id.encode()
+            text = campaign_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.creative_id is None:
+        if creative_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.creative_id.encode()
+            text = creative_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.creative_url is None:
+        if creative_url_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.creative_url.encode()
+            text = creative_url_.encode()
             out += LONG[len(text)]
             out += text
-        if self.placement_id is None:
+        if placement_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.placement_id.encode()
+            text = placement_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.site_id is None:
+        if site_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.site_id.encode()
+            text = site_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.is_started is None:
+        if is_started_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.is_started else 0)
-        if self.is_completed is None:
+            out.append(1 if is_started_ else 0)
+        if is_completed_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.is_completed else 0)
-        if self.time_played is None:
+            out.append(1 if is_completed_ else 0)
+        if time_played_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.time_played]
+            out += LONG[time_played_]
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -2242,28 +2446,29 @@ class AdvertisingPodDetails(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        if self.index is None:
+        index_, offset_, friendly_name_, id_ = self
+        if index_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.index]
-        if self.offset is None:
+            out += LONG[index_]
+        if offset_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.offset]
-        if self.friendly_name is None:
+            out += LONG[offset_]
+        if friendly_name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.friendly_name.encode()
+            text = friendly_name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.id is None:
+        if id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.id.encode()
+            text = id_.encode()
             out += LONG[len(text)]
             out += text
 
@@ -2317,50 +2522,51 @@ class ChapterDetails(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        if self.index is None:
+        index_, offset_, length_, friendly_name_, id_, is_started_, is_completed_, time_played_ = self
+        if index_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.index]
-        if self.offset is None:
+            out += LONG[index_]
+        if offset_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.offset]
-        if self.length is None:
+            out += LONG[offset_]
+        if length_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.length]
-        if self.friendly_name is None:
+            out += LONG[length_]
+        if friendly_name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.friendly_name.encode()
+            text = friendly_name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.id is None:
+        if id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.id.encode()
+            text = id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.is_started is None:
+        if is_started_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.is_started else 0)
-        if self.is_completed is None:
+            out.append(1 if is_started_ else 0)
+        if is_completed_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.is_completed else 0)
-        if self.time_played is None:
+            out.append(1 if is_completed_ else 0)
+        if time_played_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.time_played]
+            out += LONG[time_played_]
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -2448,117 +2654,139 @@ class QoeDataDetails(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        if self.bitrate is None:
+        (
+            bitrate_,
+            dropped_frames_,
+            frames_per_second_,
+            time_to_start_,
+            bitrate_average_,
+            bitrate_average_bucket_,
+            bitrate_change_count_,
+            has_bitrate_change_impacted_streams_,
+            has_dropped_frame_impacted_streams_,
+            is_dropped_before_start_,
+            buffer_count_,
+            buffer_time_,
+            has_buffer_impacted_streams_,
+            error_count_,
+            has_error_impacted_streams_,
+            stall_count_,
+            stall_time_,
+            has_stall_impacted_streams_,
+            player_sdk_errors_,
+            external_errors_,
+        ) = self
+        if bitrate_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.bitrate]
-        if self.dropped_frames is None:
+            out += LONG[bitrate_]
+        if dropped_frames_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.dropped_frames]
-        if self.frames_per_second is None:
+            out += LONG[dropped_frames_]
+        if frames_per_second_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.frames_per_second]
-        if self.time_to_start is None:
+            out += LONG[frames_per_second_]
+        if time_to_start_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.time_to_start]
-        if self.bitrate_average is None:
+            out += LONG[time_to_start_]
+        if bitrate_average_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.bitrate_average)
-        if self.bitrate_average_bucket is None:
+            out += double(bitrate_average_)
+        if bitrate_average_bucket_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.bitrate_average_bucket.encode()
+            text = bitrate_average_bucket_.encode()
             out += LONG[len(text)]
             out += text
-        if self.bitrate_change_count is None:
+        if bitrate_change_count_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.bitrate_change_count]
-        if self.has_bitrate_change_impacted_streams is None:
+            out += LONG[bitrate_change_count_]
+        if has_bitrate_change_impacted_streams_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_bitrate_change_impacted_streams else 0)
-        if self.has_dropped_frame_impacted_streams is None:
+            out.append(1 if has_bitrate_change_impacted_streams_ else 0)
+        if has_dropped_frame_impacted_streams_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_dropped_frame_impacted_streams else 0)
-        if self.is_dropped_before_start is None:
+            out.append(1 if has_dropped_frame_impacted_streams_ else 0)
+        if is_dropped_before_start_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.is_dropped_before_start else 0)
-        if self.buffer_count is None:
+            out.append(1 if is_dropped_before_start_ else 0)
+        if buffer_count_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.buffer_count]
-        if self.buffer_time is None:
+            out += LONG[buffer_count_]
+        if buffer_time_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.buffer_time]
-        if self.has_buffer_impacted_streams is None:
+            out += LONG[buffer_time_]
+        if has_buffer_impacted_streams_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_buffer_impacted_streams else 0)
-        if self.error_count is None:
+            out.append(1 if has_buffer_impacted_streams_ else 0)
+        if error_count_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.error_count]
-        if self.has_error_impacted_streams is None:
+            out += LONG[error_count_]
+        if has_error_impacted_streams_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_error_impacted_streams else 0)
-        if self.stall_count is None:
+            out.append(1 if has_error_impacted_streams_ else 0)
+        if stall_count_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.stall_count]
-        if self.stall_time is None:
+            out += LONG[stall_count_]
+        if stall_time_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.stall_time]
-        if self.has_stall_impacted_streams is None:
+            out += LONG[stall_time_]
+        if has_stall_impacted_streams_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_stall_impacted_streams else 0)
-        if self.player_sdk_errors is None:
+            out.append(1 if has_stall_impacted_streams_ else 0)
+        if player_sdk_errors_ is None:
             out.append(0)
         else:
             out.append(2)
-            if self.player_sdk_errors:
-                out += LONG[len(self.player_sdk_errors)]
-                for one_player_sdk_errors in self.player_sdk_errors:
-                    text = one_player_sdk_errors.encode()
+            if player_sdk_errors_:
+                out += LONG[len(player_sdk_errors_)]
+                for one_player_sdk_errors_ in player_sdk_errors_:
+                    text = one_player_sdk_errors_.encode()
                     out += LONG[len(text)]
                     out += text
             out.append(0)
-        if self.external_errors is None:
+        if external_errors_ is None:
             out.append(0)
         else:
             out.append(2)
-            if self.external_errors:
-                out += LONG[len(self.external_errors)]
-                for one_external_errors in self.external_errors:
-                    text = one_external_errors.encode()
+            if external_errors_:
+                out += LONG[len(external_errors_)]
+                for one_external_errors_ in external_errors_:
+                    text = one_external_errors_.encode()
                     out += LONG[len(text)]
                     out += text
             out.append(0)
@@ -2653,12 +2881,13 @@ class XdmState(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.name.encode()
+        name_, count_, time_, is_set_ = self
+        text = name_.encode()
         out += LONG[len(text)]
         out += text
-        out.append(1 if self.is_set else 0)
-        out += LONG[self.count]
-        out += LONG[self.time]
+        out.append(1 if is_set_ else 0)
+        out += LONG[count_]
+        out += LONG[time_]
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -2695,10 +2924,11 @@ class CustomMetadata(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.name.encode()
+        name_, value_ = self
+        text = name_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.value.encode()
+        text = value_.encode()
         out += LONG[len(text)]
         out += text
 
@@ -2740,53 +2970,63 @@ class MediaReporting(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        if self.playhead is None:
+        (
+            playhead_,
+            session_details_,
+            advertising_details_,
+            advertising_pod_details_,
+            chapter_details_,
+            qoe_data_details_,
+            states_,
+            custom_metadata_,
+        ) = self
+        if playhead_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.playhead]
-        if self.session_details is None:
+            out += LONG[playhead_]
+        if session_details_ is None:
             out.append(0)
         else:
             out.append(2)
-            self.session_details.write(out)
-        if self.advertising_details is None:
+            session_details_.write(out)
+        if advertising_details_ is None:
             out.append(0)
         else:
             out.append(2)
-            self.advertising_details.write(out)
-        if self.advertising_pod_details is None:
+            advertising_details_.write(out)
+        if advertising_pod_details_ is None:
             out.append(0)
         else:
             out.append(2)
-            self.advertising_pod_details.write(out)
-        if self.chapter_details is None:
+            advertising_pod_details_.write(out)
+        if chapter_details_ is None:
             out.append(0)
         else:
             out.append(2)
-            self.chapter_details.write(out)
-        if self.qoe_data_details is None:
+            chapter_details_.write(out)
+        if qoe_data_details_ is None:
             out.append(0)
         else:
             out.append(2)
-            self.qoe_data_details.write(out)
-        if self.states is None:
+            qoe_data_details_.write(out)
+        if states_ is None:
             out.append(0)
         else:
             out.append(2)
-            if self.states:
-                out += LONG[len(self.states)]
-                for one_states in self.states:
-                    one_states.write(out)
+            if states_:
+                out += LONG[len(states_)]
+                for one_states_ in states_:
+                    one_states_.write(out)
             out.append(0)
-        if self.custom_metadata is None:
+        if custom_metadata_ is None:
             out.append(0)
         else:
             out.append(2)
-            if self.custom_metadata:
-                out += LONG[len(self.custom_metadata)]
-                for one_custom_metadata in self.custom_metadata:
-                    one_custom_metadata.write(out)
+            if custom_metadata_:
+                out += LONG[len(custom_metadata_)]
+                for one_custom_metadata_ in custom_metadata_:
+                    one_custom_metadata_.write(out)
             out.append(0)
 
     def to_avro(self) -> dict[str, Any]:
@@ -2879,41 +3119,55 @@ class ReportingRow(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.session_id.encode()
+        (
+            session_id_,
+            revision_,
+            sequence_,
+            row_id_,
+            upload_id_,
+            datastream_id_,
+            event_type_,
+            timestamp_ms_,
+            identity_map_,
+            implementation_,
+            media_reporting_,
+            tenant_fields_,
+        ) = self
+        text = session_id_.encode()
         out += LONG[len(text)]
         out += text
-        out += LONG[self.revision]
-        out += LONG[self.sequence]
-        text = self.row_id.encode()
+        out += LONG[revision_]
+        out += LONG[sequence_]
+        text = row_id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.upload_id.encode()
+        text = upload_id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.datastream_id.encode()
+        text = datastream_id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.event_type.encode()
+        text = event_type_.encode()
         out += LONG[len(text)]
         out += text
-        out += LONG[self.timestamp_ms]
-        if self.identity_map:
-            out += LONG[len(self.identity_map)]
-            for key, of_identity_map in self.identity_map.items():
+        out += LONG[timestamp_ms_]
+        if identity_map_:
+            out += LONG[len(identity_map_)]
+            for key, of_identity_map_ in identity_map_.items():
                 out += NAME[key]
-                if of_identity_map:
-                    out += LONG[len(of_identity_map)]
-                    for one_of_identity_map in of_identity_map:
-                        one_of_identity_map.write(out)
+                if of_identity_map_:
+                    out += LONG[len(of_identity_map_)]
+                    for one_of_identity_map_ in of_identity_map_:
+                        one_of_identity_map_.write(out)
                 out.append(0)
         out.append(0)
-        self.implementation.write(out)
-        self.media_reporting.write(out)
-        if self.tenant_fields:
-            out += LONG[len(self.tenant_fields)]
-            for key, of_tenant_fields in self.tenant_fields.items():
+        implementation_.write(out)
+        media_reporting_.write(out)
+        if tenant_fields_:
+            out += LONG[len(tenant_fields_)]
+            for key, of_tenant_fields_ in tenant_fields_.items():
                 out += NAME[key]
-                text = of_tenant_fields.encode()
+                text = of_tenant_fields_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
@@ -3035,243 +3289,280 @@ class Dimensions(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        if self.name is None:
+        (
+            name_,
+            friendly_name_,
+            length_,
+            content_type_,
+            stream_type_,
+            player_name_,
+            channel_,
+            app_version_,
+            library_version_,
+            has_resume_,
+            is_downloaded_,
+            show_,
+            season_,
+            episode_,
+            asset_id_,
+            genre_,
+            first_air_date_,
+            first_digital_date_,
+            rating_,
+            originator_,
+            network_,
+            show_type_,
+            ad_load_,
+            mvpd_,
+            authorized_,
+            day_part_,
+            feed_,
+            stream_format_,
+            artist_,
+            album_,
+            label_,
+            author_,
+            station_,
+            publisher_,
+            cdn_,
+        ) = self
+        if name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.name.encode()
+            text = name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.friendly_name is None:
+        if friendly_name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.friendly_name.encode()
+            text = friendly_name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.length is None:
+        if length_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.length)
-        if self.content_type is None:
+            out += double(length_)
+        if content_type_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.content_type.encode()
+            text = content_type_.encode()
             out += LONG[len(text)]
             out += text
-        if self.stream_type is None:
+        if stream_type_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.stream_type.encode()
+            text = stream_type_.encode()
             out += LONG[len(text)]
             out += text
-        if self.player_name is None:
+        if player_name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.player_name.encode()
+            text = player_name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.channel is None:
+        if channel_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.channel.encode()
+            text = channel_.encode()
             out += LONG[len(text)]
             out += text
-        if self.app_version is None:
+        if app_version_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.app_version.encode()
+            text = app_version_.encode()
             out += LONG[len(text)]
             out += text
-        if self.library_version is None:
+        if library_version_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.library_version.encode()
+            text = library_version_.encode()
             out += LONG[len(text)]
             out += text
-        if self.has_resume is None:
+        if has_resume_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.has_resume else 0)
-        if self.is_downloaded is None:
+            out.append(1 if has_resume_ else 0)
+        if is_downloaded_ is None:
             out.append(0)
         else:
             out.append(2)
-            out.append(1 if self.is_downloaded else 0)
-        if self.show is None:
+            out.append(1 if is_downloaded_ else 0)
+        if show_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.show.encode()
+            text = show_.encode()
             out += LONG[len(text)]
             out += text
-        if self.season is None:
+        if season_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.season.encode()
+            text = season_.encode()
             out += LONG[len(text)]
             out += text
-        if self.episode is None:
+        if episode_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.episode.encode()
+            text = episode_.encode()
             out += LONG[len(text)]
             out += text
-        if self.asset_id is None:
+        if asset_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.asset_id.encode()
+            text = asset_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.genre is None:
+        if genre_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.genre.encode()
+            text = genre_.encode()
             out += LONG[len(text)]
             out += text
-        if self.first_air_date is None:
+        if first_air_date_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.first_air_date.encode()
+            text = first_air_date_.encode()
             out += LONG[len(text)]
             out += text
-        if self.first_digital_date is None:
+        if first_digital_date_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.first_digital_date.encode()
+            text = first_digital_date_.encode()
             out += LONG[len(text)]
             out += text
-        if self.rating is None:
+        if rating_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.rating.encode()
+            text = rating_.encode()
             out += LONG[len(text)]
             out += text
-        if self.originator is None:
+        if originator_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.originator.encode()
+            text = originator_.encode()
             out += LONG[len(text)]
             out += text
-        if self.network is None:
+        if network_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.network.encode()
+            text = network_.encode()
             out += LONG[len(text)]
             out += text
-        if self.show_type is None:
+        if show_type_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.show_type.encode()
+            text = show_type_.encode()
             out += LONG[len(text)]
             out += text
-        if self.ad_load is None:
+        if ad_load_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.ad_load.encode()
+            text = ad_load_.encode()
             out += LONG[len(text)]
             out += text
-        if self.mvpd is None:
+        if mvpd_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.mvpd.encode()
+            text = mvpd_.encode()
             out += LONG[len(text)]
             out += text
-        if self.authorized is None:
+        if authorized_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.authorized.encode()
+            text = authorized_.encode()
             out += LONG[len(text)]
             out += text
-        if self.day_part is None:
+        if day_part_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.day_part.encode()
+            text = day_part_.encode()
             out += LONG[len(text)]
             out += text
-        if self.feed is None:
+        if feed_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.feed.encode()
+            text = feed_.encode()
             out += LONG[len(text)]
             out += text
-        if self.stream_format is None:
+        if stream_format_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.stream_format.encode()
+            text = stream_format_.encode()
             out += LONG[len(text)]
             out += text
-        if self.artist is None:
+        if artist_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.artist.encode()
+            text = artist_.encode()
             out += LONG[len(text)]
             out += text
-        if self.album is None:
+        if album_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.album.encode()
+            text = album_.encode()
             out += LONG[len(text)]
             out += text
-        if self.label is None:
+        if label_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.label.encode()
+            text = label_.encode()
             out += LONG[len(text)]
             out += text
-        if self.author is None:
+        if author_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.author.encode()
+            text = author_.encode()
             out += LONG[len(text)]
             out += text
-        if self.station is None:
+        if station_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.station.encode()
+            text = station_.encode()
             out += LONG[len(text)]
             out += text
-        if self.publisher is None:
+        if publisher_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.publisher.encode()
+            text = publisher_.encode()
             out += LONG[len(text)]
             out += text
-        if self.cdn is None:
+        if cdn_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.cdn.encode()
+            text = cdn_.encode()
             out += LONG[len(text)]
             out += text
 
@@ -3450,115 +3741,141 @@ class Ad(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        out += LONG[self.sequence]
-        out += LONG[self.closed_sequence]
-        text = self.pod_id.encode()
+        (
+            sequence_,
+            closed_sequence_,
+            pod_id_,
+            started_at_ms_,
+            closed_at_ms_,
+            is_completed_,
+            closed_by_,
+            name_,
+            friendly_name_,
+            length_,
+            pod_position_,
+            player_name_,
+            advertiser_,
+            campaign_id_,
+            creative_id_,
+            creative_url_,
+            placement_id_,
+            site_id_,
+            pod_index_,
+            pod_offset_s_,
+            pod_friendly_name_,
+            custom_metadata_,
+            time_spent_ms_,
+            time_spent_s_,
+        ) = self
+        out += LONG[sequence_]
+        out += LONG[closed_sequence_]
+        text = pod_id_.encode()
         out += LONG[len(text)]
         out += text
-        if self.name is None:
+        if name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.name.encode()
+            text = name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.friendly_name is None:
+        if friendly_name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.friendly_name.encode()
+            text = friendly_name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.length is None:
+        if length_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.length)
-        if self.pod_position is None:
+            out += double(length_)
+        if pod_position_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.pod_position]
-        if self.player_name is None:
+            out += LONG[pod_position_]
+        if player_name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.player_name.encode()
+            text = player_name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.advertiser is None:
+        if advertiser_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.advertiser.encode()
+            text = advertiser_.encode()
             out += LONG[len(text)]
             out += text
-        if self.campaign_id is None:
+        if campaign_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.campaign_id.encode()
+            text = campaign_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.creative_id is None:
+        if creative_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.creative_id.encode()
+            text = creative_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.creative_url is None:
+        if creative_url_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.creative_url.encode()
+            text = creative_url_.encode()
             out += LONG[len(text)]
             out += text
-        if self.placement_id is None:
+        if placement_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.placement_id.encode()
+            text = placement_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.site_id is None:
+        if site_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.site_id.encode()
+            text = site_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.pod_index is None:
+        if pod_index_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.pod_index]
-        if self.pod_offset_s is None:
+            out += LONG[pod_index_]
+        if pod_offset_s_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.pod_offset_s)
-        if self.pod_friendly_name is None:
+            out += double(pod_offset_s_)
+        if pod_friendly_name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.pod_friendly_name.encode()
+            text = pod_friendly_name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.custom_metadata:
-            out += LONG[len(self.custom_metadata)]
-            for key, of_custom_metadata in self.custom_metadata.items():
+        if custom_metadata_:
+            out += LONG[len(custom_metadata_)]
+            for key, of_custom_metadata_ in custom_metadata_.items():
                 out += NAME[key]
-                text = of_custom_metadata.encode()
+                text = of_custom_metadata_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
-        out += LONG[self.started_at_ms]
-        out += LONG[self.closed_at_ms]
-        out += LONG[self.time_spent_ms]
-        out += LONG[self.time_spent_s]
-        out.append(1 if self.is_completed else 0)
-        text = self.closed_by.encode()
+        out += LONG[started_at_ms_]
+        out += LONG[closed_at_ms_]
+        out += LONG[time_spent_ms_]
+        out += LONG[time_spent_s_]
+        out.append(1 if is_completed_ else 0)
+        text = closed_by_.encode()
         out += LONG[len(text)]
         out += text
 
@@ -3671,47 +3988,63 @@ class Chapter(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        out += LONG[self.sequence]
-        out += LONG[self.closed_sequence]
-        text = self.chapter_id.encode()
+        (
+            sequence_,
+            closed_sequence_,
+            chapter_id_,
+            started_at_ms_,
+            closed_at_ms_,
+            is_completed_,
+            closed_by_,
+            index_,
+            offset_,
+            length_,
+            friendly_name_,
+            custom_metadata_,
+            time_spent_ms_,
+            time_spent_s_,
+        ) = self
+        out += LONG[sequence_]
+        out += LONG[closed_sequence_]
+        text = chapter_id_.encode()
         out += LONG[len(text)]
         out += text
-        if self.index is None:
+        if index_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.index]
-        if self.offset is None:
+            out += LONG[index_]
+        if offset_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.offset)
-        if self.length is None:
+            out += double(offset_)
+        if length_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += double(self.length)
-        if self.friendly_name is None:
+            out += double(length_)
+        if friendly_name_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.friendly_name.encode()
+            text = friendly_name_.encode()
             out += LONG[len(text)]
             out += text
-        if self.custom_metadata:
-            out += LONG[len(self.custom_metadata)]
-            for key, of_custom_metadata in self.custom_metadata.items():
+        if custom_metadata_:
+            out += LONG[len(custom_metadata_)]
+            for key, of_custom_metadata_ in custom_metadata_.items():
                 out += NAME[key]
-                text = of_custom_metadata.encode()
+                text = of_custom_metadata_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
-        out += LONG[self.started_at_ms]
-        out += LONG[self.closed_at_ms]
-        out += LONG[self.time_spent_ms]
-        out += LONG[self.time_spent_s]
-        out.append(1 if self.is_completed else 0)
-        text = self.closed_by.encode()
+        out += LONG[started_at_ms_]
+        out += LONG[closed_at_ms_]
+        out += LONG[time_spent_ms_]
+        out += LONG[time_spent_s_]
+        out.append(1 if is_completed_ else 0)
+        text = closed_by_.encode()
         out += LONG[len(text)]
         out += text
 
@@ -3785,24 +4118,34 @@ class TimeLedger(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        out += LONG[self.started_at_ms]
-        out += LONG[self.ended_at_ms]
-        out += LONG[self.received_at_ms]
-        if self.sent_at_ms is None:
+        (
+            started_at_ms_,
+            ended_at_ms_,
+            received_at_ms_,
+            lateness_ms_,
+            viewing_day_,
+            is_late_day_,
+            sent_at_ms_,
+            skew_ms_,
+        ) = self
+        out += LONG[started_at_ms_]
+        out += LONG[ended_at_ms_]
+        out += LONG[received_at_ms_]
+        if sent_at_ms_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.sent_at_ms]
-        out += LONG[self.lateness_ms]
-        text = self.viewing_day.encode()
+            out += LONG[sent_at_ms_]
+        out += LONG[lateness_ms_]
+        text = viewing_day_.encode()
         out += LONG[len(text)]
         out += text
-        out.append(1 if self.is_late_day else 0)
-        if self.skew_ms is None:
+        out.append(1 if is_late_day_ else 0)
+        if skew_ms_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.skew_ms]
+            out += LONG[skew_ms_]
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -3880,69 +4223,92 @@ class MediaSession(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.session_id.encode()
+        (
+            session_id_,
+            revision_,
+            upload_id_,
+            datastream_id_,
+            form_,
+            organisation_,
+            report_suites_,
+            visitor_key_,
+            visitor_,
+            implementation_,
+            dimensions_,
+            metrics_,
+            ads_,
+            chapters_,
+            event_count_,
+            time_ledger_,
+            flags_,
+            replay_id_,
+            custom_metadata_,
+            is_downloaded_,
+            complete_added_,
+        ) = self
+        text = session_id_.encode()
         out += LONG[len(text)]
         out += text
-        out += LONG[self.revision]
-        text = self.upload_id.encode()
+        out += LONG[revision_]
+        text = upload_id_.encode()
         out += LONG[len(text)]
         out += text
-        if self.replay_id is None:
+        if replay_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.replay_id.encode()
+            text = replay_id_.encode()
             out += LONG[len(text)]
             out += text
-        text = self.datastream_id.encode()
+        text = datastream_id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.form.encode()
+        text = form_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.organisation.encode()
+        text = organisation_.encode()
         out += LONG[len(text)]
         out += text
-        if self.report_suites:
-            out += LONG[len(self.report_suites)]
-            for one_report_suites in self.report_suites:
-                text = one_report_suites.encode()
+        if report_suites_:
+            out += LONG[len(report_suites_)]
+            for one_report_suites_ in report_suites_:
+                text = one_report_suites_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
-        text = self.visitor_key.encode()
+        text = visitor_key_.encode()
         out += LONG[len(text)]
         out += text
-        self.visitor.write(out)
-        self.implementation.write(out)
-        self.dimensions.write(out)
-        if self.custom_metadata:
-            out += LONG[len(self.custom_metadata)]
-            for key, of_custom_metadata in self.custom_metadata.items():
+        visitor_.write(out)
+        implementation_.write(out)
+        dimensions_.write(out)
+        if custom_metadata_:
+            out += LONG[len(custom_metadata_)]
+            for key, of_custom_metadata_ in custom_metadata_.items():
                 out += NAME[key]
-                text = of_custom_metadata.encode()
+                text = of_custom_metadata_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
-        self.metrics.write(out)
-        if self.ads:
-            out += LONG[len(self.ads)]
-            for one_ads in self.ads:
-                one_ads.write(out)
+        metrics_.write(out)
+        if ads_:
+            out += LONG[len(ads_)]
+            for one_ads_ in ads_:
+                one_ads_.write(out)
         out.append(0)
-        if self.chapters:
-            out += LONG[len(self.chapters)]
-            for one_chapters in self.chapters:
-                one_chapters.write(out)
+        if chapters_:
+            out += LONG[len(chapters_)]
+            for one_chapters_ in chapters_:
+                one_chapters_.write(out)
         out.append(0)
-        out.append(1 if self.is_downloaded else 0)
-        out.append(1 if self.complete_added else 0)
-        out += LONG[self.event_count]
-        self.time_ledger.write(out)
-        if self.flags:
-            out += LONG[len(self.flags)]
-            for one_flags in self.flags:
-                text = one_flags.encode()
+        out.append(1 if is_downloaded_ else 0)
+        out.append(1 if complete_added_ else 0)
+        out += LONG[event_count_]
+        time_ledger_.write(out)
+        if flags_:
+            out += LONG[len(flags_)]
+            for one_flags_ in flags_:
+                text = one_flags_.encode()
                 out += LONG[len(text)]
                 out += text
         out.append(0)
@@ -4017,25 +4383,26 @@ class Problem(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.pointer.encode()
+        pointer_, rule_, message_, index_, event_type_ = self
+        text = pointer_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.rule.encode()
+        text = rule_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.message.encode()
+        text = message_.encode()
         out += LONG[len(text)]
         out += text
-        if self.index is None:
+        if index_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.index]
-        if self.event_type is None:
+            out += LONG[index_]
+        if event_type_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.event_type.encode()
+            text = event_type_.encode()
             out += LONG[len(text)]
             out += text
 
@@ -4105,83 +4472,104 @@ class Upload(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.upload_id.encode()
+        (
+            upload_id_,
+            request_id_,
+            received_at_ms_,
+            form_,
+            path_,
+            datastream_id_,
+            content_type_,
+            verdict_,
+            status_,
+            problems_,
+            body_,
+            event_index_,
+            content_encoding_,
+            user_agent_,
+            client_ip_,
+            reason_,
+            truncated_,
+            session_id_,
+            replay_id_,
+        ) = self
+        text = upload_id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.request_id.encode()
+        text = request_id_.encode()
         out += LONG[len(text)]
         out += text
-        out += LONG[self.received_at_ms]
-        text = self.form.encode()
+        out += LONG[received_at_ms_]
+        text = form_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.path.encode()
+        text = path_.encode()
         out += LONG[len(text)]
         out += text
-        if self.event_index is None:
+        if event_index_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.event_index]
-        text = self.datastream_id.encode()
+            out += LONG[event_index_]
+        text = datastream_id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.content_type.encode()
+        text = content_type_.encode()
         out += LONG[len(text)]
         out += text
-        if self.content_encoding is None:
+        if content_encoding_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.content_encoding.encode()
+            text = content_encoding_.encode()
             out += LONG[len(text)]
             out += text
-        if self.user_agent is None:
+        if user_agent_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.user_agent.encode()
+            text = user_agent_.encode()
             out += LONG[len(text)]
             out += text
-        if self.client_ip is None:
+        if client_ip_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.client_ip.encode()
+            text = client_ip_.encode()
             out += LONG[len(text)]
             out += text
-        text = self.verdict.encode()
+        text = verdict_.encode()
         out += LONG[len(text)]
         out += text
-        if self.reason is None:
+        if reason_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.reason.encode()
+            text = reason_.encode()
             out += LONG[len(text)]
             out += text
-        out += LONG[self.status]
-        if self.problems:
-            out += LONG[len(self.problems)]
-            for one_problems in self.problems:
-                one_problems.write(out)
+        out += LONG[status_]
+        if problems_:
+            out += LONG[len(problems_)]
+            for one_problems_ in problems_:
+                one_problems_.write(out)
         out.append(0)
-        out.append(1 if self.truncated else 0)
-        if self.session_id is None:
+        out.append(1 if truncated_ else 0)
+        if session_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.session_id.encode()
+            text = session_id_.encode()
             out += LONG[len(text)]
             out += text
-        if self.replay_id is None:
+        if replay_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.replay_id.encode()
+            text = replay_id_.encode()
             out += LONG[len(text)]
             out += text
-        text = self.body
+        text = body_
         out += LONG[len(text)]
         out += text
 
@@ -4245,10 +4633,11 @@ class Header(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.name.encode()
+        name_, value_ = self
+        text = name_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.value
+        text = value_
         out += LONG[len(text)]
         out += text
 
@@ -4316,79 +4705,102 @@ class DeadLetter(NamedTuple):
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
-        text = self.upload_id.encode()
+        (
+            upload_id_,
+            reason_,
+            problems_,
+            received_at_ms_,
+            rejected_at_ms_,
+            source_topic_,
+            source_partition_,
+            source_offset_,
+            source_key_,
+            replay_id_,
+            fault_,
+            session_id_,
+            headers_,
+            form_,
+            path_,
+            event_index_,
+            datastream_id_,
+            content_type_,
+            content_encoding_,
+            truncated_,
+            body_,
+        ) = self
+        text = upload_id_.encode()
         out += LONG[len(text)]
         out += text
-        if self.replay_id is None:
+        if replay_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.replay_id.encode()
+            text = replay_id_.encode()
             out += LONG[len(text)]
             out += text
-        text = self.reason.encode()
+        text = reason_.encode()
         out += LONG[len(text)]
         out += text
-        if self.problems:
-            out += LONG[len(self.problems)]
-            for one_problems in self.problems:
-                one_problems.write(out)
+        if problems_:
+            out += LONG[len(problems_)]
+            for one_problems_ in problems_:
+                one_problems_.write(out)
         out.append(0)
-        if self.fault is None:
+        if fault_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.fault.encode()
+            text = fault_.encode()
             out += LONG[len(text)]
             out += text
-        if self.session_id is None:
+        if session_id_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.session_id.encode()
+            text = session_id_.encode()
             out += LONG[len(text)]
             out += text
-        out += LONG[self.received_at_ms]
-        out += LONG[self.rejected_at_ms]
-        text = self.source_topic.encode()
+        out += LONG[received_at_ms_]
+        out += LONG[rejected_at_ms_]
+        text = source_topic_.encode()
         out += LONG[len(text)]
         out += text
-        out += LONG[self.source_partition]
-        out += LONG[self.source_offset]
-        text = self.source_key
+        out += LONG[source_partition_]
+        out += LONG[source_offset_]
+        text = source_key_
         out += LONG[len(text)]
         out += text
-        if self.headers:
-            out += LONG[len(self.headers)]
-            for one_headers in self.headers:
-                one_headers.write(out)
+        if headers_:
+            out += LONG[len(headers_)]
+            for one_headers_ in headers_:
+                one_headers_.write(out)
         out.append(0)
-        text = self.form.encode()
+        text = form_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.path.encode()
+        text = path_.encode()
         out += LONG[len(text)]
         out += text
-        if self.event_index is None:
+        if event_index_ is None:
             out.append(0)
         else:
             out.append(2)
-            out += LONG[self.event_index]
-        text = self.datastream_id.encode()
+            out += LONG[event_index_]
+        text = datastream_id_.encode()
         out += LONG[len(text)]
         out += text
-        text = self.content_type.encode()
+        text = content_type_.encode()
         out += LONG[len(text)]
         out += text
-        if self.content_encoding is None:
+        if content_encoding_ is None:
             out.append(0)
         else:
             out.append(2)
-            text = self.content_encoding.encode()
+            text = content_encoding_.encode()
             out += LONG[len(text)]
             out += text
-        out.append(1 if self.truncated else 0)
-        text = self.body
+        out.append(1 if truncated_ else 0)
+        text = body_
         out += LONG[len(text)]
         out += text
 
