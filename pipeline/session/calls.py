@@ -23,6 +23,9 @@ from pipeline.session.identity import ecid_of, pod_or_chapter_id
 from pipeline.session.model import Ad, Call, CallKind, Chapter, Details, Metrics, Scalar, Session, Viewing
 from pipeline.session.rounding import seconds
 
+MISSING_CONTENT_TYPE: Final = "missing_content_type"
+"""What reports call an empty content type, which only Media Edge lets through (6.20)."""
+
 _ON_START: Final = frozenset({"isDownloaded"})
 _ON_CLOSE_ONLY: Final = frozenset({"appVersion", "libraryVersion", "hasResume"})
 
@@ -173,6 +176,8 @@ def _metadata(session: Session, session_id: str, flags: set[str]) -> dict[str, s
     """Return the session's standard metadata and opt-outs, which every call repeats (4.2)."""
     context = _values(session.details, _REPEATED, flags)
     context["a.media.vsid"] = session_id
+    if not context.get("a.contentType"):
+        context["a.contentType"] = MISSING_CONTENT_TYPE
     if session.routing.opt_out_forwarding:
         context["cm.ssf"] = "1"
         context["opt.dmp"] = "N"
@@ -236,7 +241,7 @@ def _close_context(m: Metrics) -> dict[str, str]:
         "a.media.secondsSinceLastCall": str(m.seconds_since_last_call),
     }
     if m.average_minute_audience is not None:
-        context["a.media.averageMinuteAudience"] = _text(round(m.average_minute_audience, 6))
+        context["a.media.averageMinuteAudience"] = f"{m.average_minute_audience:.6f}".rstrip("0").rstrip(".")
     if m.segment is not None:
         context["a.media.segment"] = m.segment
     context.update({f"a.media.progress{marker}": "true" for marker in m.progress_markers})

@@ -58,7 +58,7 @@ def ecid_of(session: Session, session_id: str) -> tuple[str | None, bool]:
 def pod_or_chapter_id(content_id: str, index: object) -> str:
     """Return md5(content id)_index, the id of an ad break or chapter (`spec/media-collection.md` 6.33)."""
     digest = hashlib.md5(content_id.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
-    return f"{digest}_{index}"
+    return f"{digest}_{_number(index) if isinstance(index, float) else index}"
 
 
 def _line(*parts: str) -> bytes:

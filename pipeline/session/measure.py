@@ -368,10 +368,13 @@ class Walk:
     def _close_ad(self, sequence: int, closed_by: str) -> None:
         started = self._ad_event
         assert started is not None  # noqa: S101 - the table closes only what it has opened
+        pod = self._pod
+        if "podFriendlyName" in started.details and "friendlyName" not in pod:
+            pod = {**pod, "friendlyName": started.details["podFriendlyName"]}
         self._ads.append(
             Ad(
                 details=started.details,
-                pod=self._pod,
+                pod=pod,
                 custom_metadata=started.custom_metadata,
                 started_sequence=self._ad,
                 closed_sequence=sequence,

@@ -27,6 +27,7 @@ from pipeline.wire.tables import (
     EVENTS,
     METADATA_KEY,
     PLAYER_TIME,
+    POD_NAME,
     QOE,
     STATE,
     STATE_LISTS,
@@ -347,7 +348,10 @@ def _details(kind: EventType, params: Mapping[str, Any], quality: Mapping[str, A
         return {"name": error_id, "source": source} if error_id else {"source": source}
     if not kind.fields:
         return NO_DETAILS  # type: ignore[return-value]  # shared and never written to
-    return {row.member: params[row.param] for row in kind.fields if row.param and row.param in params}
+    details = {row.member: params[row.param] for row in kind.fields if row.param and row.param in params}
+    if kind.kind is Kind.AD_START and POD_NAME in params:
+        details["podFriendlyName"] = params[POD_NAME]
+    return details
 
 
 def _qoe(quality: Mapping[str, Any]) -> Qoe | None:

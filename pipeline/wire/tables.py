@@ -111,7 +111,9 @@ class EventType(NamedTuple):
         return self.kind is Kind.STATES_UPDATE or bool(self.params.required)
 
 
-_AD_PARAMS: Final = Members({**_params(AD), "media.ad.podFriendlyName": _TEXT})
+POD_NAME: Final = "media.ad.podFriendlyName"
+"""Documented on adBreakStart; documented samples send it with adStart (`spec/media-collection.md` 6.37)."""
+_AD_PARAMS: Final = Members({**_params(AD), POD_NAME: _TEXT})
 
 EVENTS: Final[dict[str, EventType]] = {
     **{kind.value: EventType(kind) for kind in Kind},

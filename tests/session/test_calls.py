@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pipeline.session.calls import analytics_calls
@@ -9,6 +10,8 @@ from pipeline.session.custom import CONTEXT_LIMIT_BYTES
 from pipeline.session.datastream import OPEN_DATASTREAM, Datastream, Rules, VidRule
 from pipeline.session.measure import measure
 from pipeline.session.model import Call, Form, Identity, Session, Visitor
+from pipeline.wire import media_collection
+from pipeline.wire.encode import to_media_collection
 from tests.stories import BASE_MS, story
 
 FILM = (
@@ -181,6 +184,34 @@ def test_a_key_that_analytics_cannot_take_is_left_out_of_the_calls() -> None:
     assert call.context["ok_1.b"] == "y"
     assert "two words" not in call.context
     assert "context_key_invalid" in call.flags
+
+
+def test_an_empty_content_type_is_called_missing() -> None:
+    assert calls_of(story("0 start, 9 end", contentType=""))[0].context["a.contentType"] == (
+        "missing_content_type"
+    )
+
+
+def test_a_small_audience_is_a_plain_number() -> None:
+    close = calls_of(story("0 start, 0 play, 9 end", length=4_500_000))[-1]
+    assert close.context["a.media.averageMinuteAudience"] == "0.000002"
+
+
+def test_the_name_of_a_break_may_come_with_the_ad() -> None:
+    body = json.loads(to_media_collection(story("0 start, 0 break 2, 0 ad, 9 adcomplete, 9 endbreak, 9 end")))
+    body[2]["params"]["media.ad.podFriendlyName"] = "pre-roll"
+    body[1]["params"]["media.ad.podIndex"] = 2.0
+    session = media_collection.decode(json.dumps(body).encode(), "/api/v1/downloaded")
+    start, close = calls_of(session)[1:3]
+    assert (
+        start.context["a.media.ad.podFriendlyName"]
+        == close.context["a.media.ad.podFriendlyName"]
+        == "pre-roll"
+    )
+    assert start.context["a.media.ad.pod"].endswith("_2")
+    body[1]["params"]["media.ad.podFriendlyName"] = "of the break"
+    named = media_collection.decode(json.dumps(body).encode(), "/api/v1/downloaded")
+    assert calls_of(named)[1].context["a.media.ad.podFriendlyName"] == "of the break"
 
 
 def test_a_media_variable_holds_255_bytes_of_whole_characters() -> None:
