@@ -67,12 +67,12 @@ def _mc_params(event: Event) -> tuple[str, dict[str, Any]]:
         named = {"media.errorId": event.details.get("name"), "media.errorSource": event.details.get("source")}
         return "error", {key: value for key, value in named.items() if value is not None}
     fields = EVENTS[event.kind.value].fields
-    params = {
+    sent: dict[str, Any] = {
         row.param: event.details[row.member] for row in fields if row.param and row.member in event.details
     }
     if "podFriendlyName" in event.details:
-        params[POD_NAME] = event.details["podFriendlyName"]
-    return event.kind.value, params
+        sent[POD_NAME] = event.details["podFriendlyName"]
+    return event.kind.value, sent
 
 
 def to_media_edge(session: Session) -> bytes:
