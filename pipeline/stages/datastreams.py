@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -24,22 +25,25 @@ class Option(NamedTuple):
 
     kind: type
     doc: str
+    minimum: float | None = None
 
 
 RULE_OPTIONS: Final[dict[str, Option]] = {
     "marker_rule": Option(
         MarkerRule, "When a progress marker counts: played through, or the playhead past it."
     ),
-    "segment_step_min": Option(int, "Length of a content segment, in minutes."),
+    "segment_step_min": Option(int, "Length of a content segment, in minutes.", minimum=1),
     "stall": Option(bool, "Whether `stall` events and the stall metrics count."),
     "bitrate_unit": Option(BitrateUnit, "The unit of the bitrate that players send."),
     "ad_break_gap": Option(AdBreakGap, "What play time inside a break but outside any ad is."),
     "vid_rule": Option(VidRule, "Whether `vid` goes on time-stamped calls that have another visitor id."),
     "max_play_rate": Option(
-        float, "A playhead step of up to this times the time is playing, more is a seek."
+        float, "A playhead step of up to this times the time is playing, more is a seek.", minimum=0
     ),
-    "seek_slack_ms": Option(int, "What is added to that step, in ms."),
-    "gap_cap_ms": Option(int, "The most play time that one interval may count, in ms; absent: no cap."),
+    "seek_slack_ms": Option(int, "What is added to that step, in ms.", minimum=0),
+    "gap_cap_ms": Option(
+        int, "The most play time that one interval may count, in ms; absent: no cap.", minimum=0
+    ),
     "skip_rows": Option(
         bool, "Whether a skipped ad or chapter gets a reporting row, `media.adSkip` or `media.chapterSkip`."
     ),
@@ -168,7 +172,13 @@ def _rules(place: str, table: Any) -> Rules:
     unknown = set(table) - set(RULE_OPTIONS)
     if unknown:
         raise DatastreamsError(f"{place}.rules.{min(unknown)}: unknown; known are {', '.join(RULE_OPTIONS)}")
-    return Rules(**{key: _value(f"{place}.rules.{key}", RULE_OPTIONS[key].kind, table[key]) for key in table})
+    values = {key: _value(f"{place}.rules.{key}", RULE_OPTIONS[key].kind, table[key]) for key in table}
+    for key, value in values.items():
+        least = RULE_OPTIONS[key].minimum
+        # Written so that NaN, which TOML has, is too small for every minimum.
+        if least is not None and not least <= value < math.inf:
+            raise DatastreamsError(f"{place}.rules.{key}: must be at least {least}, not {table[key]!r}")
+    return Rules(**values)
 
 
 def _value(place: str, kind: type, given: Any) -> Any:
