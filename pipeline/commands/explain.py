@@ -116,6 +116,8 @@ def _session(upload: receive.KeyedUpload, directory: Directory, outcome: str) ->
                 "ts_ms": call.ts_ms,
                 "pe": call.pe,
                 "pev3": call.pev3,
+                "page_event": call.page_event,
+                "routes": list(session.routing.report_suites),
                 "query": dict(call.query),
                 "context": dict(call.context),
             }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -123,11 +125,18 @@ def _bars(lane: dict[str, Any], span_ms: int, width: int) -> Text:
         if is_playback:
             cells[first:end] = [("█", COLOURS[bar["label"]])] * (end - first)
         else:
-            label = f" {bar['label']} "
-            shown = label if len(label) <= end - first else label[1 : end - first + 1]
+            label = " ".join(bar["label"].split())
+            shown = f" {label}" if cell_len(label) + 2 <= end - first else label
             style = f"black on {_LANE_COLOUR}"
-            cells[first:end] = [(character, style) for character in shown.ljust(end - first)]
+            cells[first:end] = [(part, style) for part in _in_cells(set_cell_size(shown, end - first))]
     return Text.assemble(*cells)
+
+
+def _in_cells(text: str) -> Iterator[str]:
+    """Return what each cell holds: a wide character takes two, of which the second is empty."""
+    for character in text:
+        yield character
+        yield from [""] * (cell_len(character) - 1)
 
 
 def _marks(events: list[dict[str, Any]], started_at_ms: int, span_ms: int, width: int) -> Text:

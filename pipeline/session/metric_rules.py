@@ -56,6 +56,7 @@ _Sequences = Callable[[Facts], Iterable[int]]
 _Detail = Callable[[Facts], str]
 
 PLAYING_TIMES: Final = (Spent.CONTENT, Spent.AD)
+_MOST_SPANS: Final = 6
 _SPEC: Final = "spec/media-collection.md"
 
 
@@ -114,8 +115,10 @@ def _errors(source: str) -> _Sequences:
 
 
 def _spans_detail(facts: Facts) -> str:
-    spans = [f"{_number(a)} to {_number(b)}" for a, b in sorted(facts.walk.spans.spans)]
-    return f"played {', '.join(spans)} s of the content" if spans else "nothing was played through"
+    spans = [f"{_number(a)} to {_number(b)}" for a, b in facts.walk.spans.union()]
+    more = f" and {len(spans) - _MOST_SPANS} more parts" if len(spans) > _MOST_SPANS else ""
+    listed = ", ".join(spans[:_MOST_SPANS])
+    return f"played {listed} s of the content{more}" if spans else "nothing was played through"
 
 
 def _markers_detail(facts: Facts) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.session.model import Metrics
 from tests.commands.serving import ROOT, run
 from tests.shared import SHARED, needs_shared
 
@@ -30,6 +31,9 @@ def test_a_good_body_gives_its_session_calls_and_rows() -> None:
     assert len(session["session_id"]) == 64
     assert [call["call"] for call in session["analytics_calls"]] == ["mediaStart", "mediaClose"]
     assert {"ts", "ts_ms", "context"} <= set(session["analytics_calls"][0])
+    assert session["analytics_calls"][0]["routes"] == ["examplefilms"]
+    assert {b["metric"] for b in session["explanation"]["metrics"]} == set(Metrics._fields)
+    assert all(b["name"] and b["rule"] for b in session["explanation"]["metrics"])
     assert all(isinstance(value, str) for value in session["analytics_calls"][0]["context"].values())
     assert session["reporting_rows"][0]["eventType"] == "media.sessionStart"
     assert session["reporting_rows"][0]["timestamp"] == "2018-06-26T07:25:23.478Z"
