@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Final
 
-_TABLE: Final = range(-1, 8_192)
+_LONGS_LIMIT: Final = 24_576
 _NAMES_LIMIT: Final = 4_096
 _NAME_BYTES_LIMIT: Final = 128
 
@@ -18,10 +18,14 @@ double: Final = struct.Struct("<d").pack
 
 
 class _Longs(dict[int, bytes]):
-    """A whole number in zigzag varint form; the frequent ones are looked up, the others made."""
+    """A whole number in zigzag varint form: small ones, and those of late, since times come several times."""
 
     def __missing__(self, number: int) -> bytes:
-        return _long(number)
+        if len(self) >= _LONGS_LIMIT:
+            self.clear()
+            self.update(_SMALL)
+        self[number] = found = _long(number)
+        return found
 
 
 class _Names(dict[str, bytes]):
@@ -61,7 +65,8 @@ def _long(number: int) -> bytes:
     return bytes(found)
 
 
-LONG: Final = _Longs((number, _long(number)) for number in _TABLE)
+_SMALL: Final = {number: _long(number) for number in range(-1, 8_192)}
+LONG: Final = _Longs(_SMALL)
 NAME: Final = _Names()
 
 

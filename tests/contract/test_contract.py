@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.contract import records
-from pipeline.contract.avro import _NAMES_LIMIT, NAME
+from pipeline.contract.avro import _LONGS_LIMIT, _NAMES_LIMIT, LONG, NAME
 from pipeline.contract.codec import Codec, Undecodable
 from pipeline.contract.generate import RECORDS, generated
 from pipeline.contract.partition import murmur2, partition_of
@@ -108,6 +108,13 @@ def test_a_number_that_avro_does_not_hold_is_an_error_and_so_is_another_record()
         Codec(FakeSchemaIds()).encode("media.days.changed", day._replace(changed_at_ms=2**63))
     with pytest.raises(TypeError):
         Codec(FakeSchemaIds()).encode("media.outcomes", day)
+
+
+def test_remembered_numbers_do_not_grow_for_ever_and_stay_right() -> None:
+    for number in range(2**34, 2**34 + 3 * _LONGS_LIMIT):
+        assert len(LONG[number]) == 6
+    assert len(LONG) <= _LONGS_LIMIT
+    assert (LONG[0], LONG[-1], LONG[64], LONG[8_191]) == (b"\x00", b"\x01", b"\x80\x01", b"\xfe\x7f")
 
 
 def test_remembered_names_do_not_grow_for_ever() -> None:
