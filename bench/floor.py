@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+
+import uvloop
 
 from pipeline.ingest.server import bind, make_server, tune_gc
 from pipeline.settings import load
@@ -31,7 +32,7 @@ def main() -> None:
     sys.stderr.write(f"http://127.0.0.1:{listener.getsockname()[1]}\n")
     sys.stderr.flush()
     tune_gc()
-    asyncio.run(make_server(app, settings).serve([listener]))  # type: ignore[arg-type]  # an ASGI app, no Starlette
+    uvloop.run(make_server(app, settings).serve([listener]))
 
 
 if __name__ == "__main__":

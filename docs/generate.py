@@ -84,11 +84,21 @@ def _options(options: Mapping[str, Option], held: Mapping[str, Any]) -> str:
 
 def metrics() -> str:
     """Return the page of all metrics."""
-    rows = [(f"`{m.name}`", m.type.value, ", ".join(m.labels) or "-", m.doc) for m in METRICS]
+    rows = [
+        (
+            f"`{m.name}`",
+            m.type.value,
+            ", ".join(m.labels) or "-",
+            m.doc,
+            ", ".join(f"{bound:g}" for bound in m.buckets) or "-",
+        )
+        for m in METRICS
+    ]
     return _page(
         "Metrics",
-        "Served at `GET /metrics` in Prometheus' text format.",
-        _table(("Name", "Type", "Labels", "Meaning"), rows),
+        "Served at `GET /metrics` in Prometheus' text format, by the ingest on its own port and by the "
+        "worker on `PIPELINE_WORKER_PORT`.",
+        _table(("Name", "Type", "Labels", "Meaning", "Buckets"), rows),
     )
 
 

@@ -34,7 +34,8 @@ class Senders:
     """Threads that upload sessions until stopped, as devices of these platforms in turn.
 
     `acknowledged` are the session ids answered with 201, `deleted` counts the sessions that an SDK gave up,
-    `statuses` counts every answer, `slowest_s` is the longest that one took.
+    `statuses` counts every answer, `answers` the whole sequences that uploads got (None is network trouble),
+    `slowest_s` is the longest that one answer took, `took_s` what each took, with its moment.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class Senders:
         self.acknowledged: set[str] = set()
         self.deleted = 0
         self.statuses: Counter[int] = Counter()
+        self.answers: Counter[tuple[int | None, ...]] = Counter()
         self.slowest_s = 0.0
+        self.took_s: list[tuple[float, float]] = []
         self._target: Target | None = None
         self._stop = threading.Event()
         self._pause_s = pause_s
@@ -56,6 +59,13 @@ class Senders:
     def to(self, target: Target | None) -> None:
         """Send to this target from now on; None is a time without network."""
         self._target = target
+
+    def await_acknowledged(self, least: int, deadline_s: float = 120) -> None:
+        """Wait until so many uploads are acknowledged, however slow the machine is."""
+        end = time.monotonic() + deadline_s
+        while len(self.acknowledged) < least:
+            assert time.monotonic() < end, f"the load is too small: {len(self.acknowledged)} of {least}"
+            time.sleep(0.05)
 
     def stop(self) -> None:
         """Stop and wait for every thread; may be called twice."""
@@ -71,7 +81,9 @@ class Senders:
         started = time.monotonic()
         with target.client() as client:
             answer = client.post(url, content=content, headers=headers, timeout=timeout)
-        self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+        ended = time.monotonic()
+        self.slowest_s = max(self.slowest_s, ended - started)
+        self.took_s.append((ended, ended - started))
         self.statuses[answer.status_code] += 1
         return answer
 
@@ -86,6 +98,7 @@ class Senders:
                 sent = send(self, "/api/v1/downloaded", body, platform, most_tries=100_000, wait=self._wait)
             except _Stopped:
                 return
+            self.answers[sent.answers] += 1
             if sent.fate is Fate.DELIVERED and sent.last is not None:
                 self.acknowledged.add(sent.last.headers["location"].rsplit("/", 1)[1])
             elif sent.fate is Fate.DELETED:

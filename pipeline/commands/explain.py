@@ -71,7 +71,7 @@ def explain_body(
     if chosen is not None and path != receive.EDGE:
         directory = directory._replace(datastreams=(chosen._replace(report_suites=()),))
     numbers = iter(range(1_000_000))
-    reception = receive.receive(request, directory, lambda: f"upload-{next(numbers)}")
+    reception = receive.receive(request, directory, lambda: f"upload-{next(numbers)}", whole=True)
     is_problem = reception.answer.status >= 400
     seen: set[str] = set()
     sessions = []

@@ -6,87 +6,172 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import structlog
+import uvloop
 
-from pipeline.commands.home import kafka_codec, require_kafka
+from pipeline.commands.home import kafka_schema_ids, require_kafka
 from pipeline.commands.run import client_ip_of, limits_of, load_directory
-from pipeline.contract.ports import Unavailable
-from pipeline.contract.topics import load_topics
-from pipeline.ingest.app import Door, make_app
+from pipeline.commands.startup import require_schemas
+from pipeline.contract.codec import NO_ID, Codec, framed, has_id, schema_text, subject_of
+from pipeline.contract.partition import partition_of
+from pipeline.contract.ports import SchemaIds, Unavailable
+from pipeline.contract.record import Record
+from pipeline.contract.topics import Topic, load_schema, load_topics
+from pipeline.ingest.app import App, Door
 from pipeline.ingest.processes import serve_by_processes
 from pipeline.ingest.server import bind, serve, tune_gc
-from pipeline.ingest.spooling import Forwarder, SpooledSink
+from pipeline.ingest.spooling import Forwarder, SpooledSink, Way
 from pipeline.kafka import admin
 from pipeline.kafka.uploads import UploadProducer
 from pipeline.log.spool import Spool, left_behind
 from pipeline.metrics import Meters
 from pipeline.settings import SettingError, Settings
 from pipeline.topology import UPLOADS, Topology
+from pipeline.traces import open_traces
 
 _log = structlog.get_logger("pipeline.ingest")
 
 SPOOLS: Final = "spool"
 RAN_BEFORE: Final = "ingest-ran-on-kafka"
 """A file that says that these settings led to a working Kafka once."""
-ANSWER_MARGIN_S: Final = 2.0
-"""What the spool may take beyond the time that Kafka had; together under the 5 s that SDKs wait."""
+SPOOL_DEADLINE_S: Final = 2.0
+"""What the spool may take beyond the time that Kafka had."""
+LATEST_ANSWER_S: Final = 4.5
+"""SDKs wait 5 s."""
+REGISTRY_AGAIN_S: Final = 5.0
 
 
 def ingest(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code."""
     require_kafka(settings)
+    traces = open_traces(settings, "pipeline-ingest")
     topics = load_topics()
     retention_ms = topics[UPLOADS].retention_ms
     if retention_ms is not None and settings.spool_max_age_s * 1000 >= retention_ms:
         raise SettingError(
             f"PIPELINE_SPOOL_MAX_AGE_S must be under the retention of {UPLOADS}, {retention_ms // 1000} s"
         )
-    codec = kafka_codec(settings)
-    _require_kafka_once(settings)
-    codec.prepare(UPLOADS)
+    ids = kafka_schema_ids(settings)
     directory = load_directory(settings)
+    ran_before = _require_kafka_once(settings)
+    later = _LaterIds(ids, may_wait=ran_before)
+    codec = Codec(later, settings.kafka_topic_prefix)
+    require_schemas(codec, [UPLOADS], [UPLOADS])
     listener = bind(settings)
     if settings.ingest_processes > 1:
+        traces.close()
         return serve_by_processes(settings, listener)
     meters = Meters(settings.metrics_dir)
-    with _opened_spools(settings) as (own, adopted):
+    with _opened_spool(settings) as own, contextlib.closing(traces):
         producer = UploadProducer(settings, time.monotonic)
-        sink = SpooledSink(producer, own, meters, settings.ingest_ack_deadline_ms / 1000, time.monotonic)
+        ack_deadline_s = settings.ingest_ack_deadline_ms / 1000
+        spool_deadline_s = min(SPOOL_DEADLINE_S, LATEST_ANSWER_S - ack_deadline_s)
+        sink = SpooledSink(producer, own, meters, spool_deadline_s, lambda record: has_id(record.value))
         door = Door(
             Topology(codec, topics, directory),
             sink,
             meters,
             settings.ingest_body_limit_bytes,
-            settings.ingest_ack_deadline_ms / 1000 + ANSWER_MARGIN_S,
+            None,
             settings.ingest_path_prefix,
-            is_ready=lambda: producer.is_ready() or own.is_writable(),
+            is_ready=lambda: own.is_writable() or (not later.missing and producer.is_ready()),
             limits=limits_of(settings, directory),
+            memory_limit_bytes=settings.ingest_memory_bytes,
             client_ip=client_ip_of(settings),
+            traces=traces,
         )
-        forwarder = Forwarder(producer, [*adopted, own], meters)
+        forwarder = Forwarder(
+            producer,
+            own,
+            meters,
+            Way(_Adopter(settings).adopt, Addresser(ids, topics, settings.kafka_topic_prefix), sink.resume),
+        )
 
         async def run() -> None:
+            await forwarder.adopt()
             forwarding = asyncio.create_task(forwarder.run())
+            others = [asyncio.create_task(producer.watch()), asyncio.create_task(_prepared(codec, later))]
             url = f"http://{settings.ingest_host}:{listener.getsockname()[1]}"
 
             def serving(_stop: object) -> None:
-                _log.info("serving", url=url, kafka=settings.kafka_bootstrap, adopted_spools=len(adopted))
+                _log.info("serving", url=url, kafka=settings.kafka_bootstrap)
 
             try:
-                await serve(make_app(door), settings, listener, serving)
+                await serve(App(door), settings, listener, meters, serving)
             finally:
                 await _stop_forwarding(forwarding, forwarder, settings.ingest_drain_s)
+                for task in others:
+                    task.cancel()
 
         tune_gc()
         try:
-            asyncio.run(run())
+            uvloop.run(run())
         finally:
             producer.close()
+            forwarder.close()
     return 0
+
+
+class _LaterIds:
+    """Schema ids of a registry that may be away: the id is `NO_ID` then, and the spool keeps the record."""
+
+    def __init__(self, ids: SchemaIds, *, may_wait: bool) -> None:
+        self._ids = ids
+        self._may_wait = may_wait
+        self.missing: set[str] = set()
+        """The subjects whose ids are not known yet."""
+
+    def id_of(self, subject: str, schema: str) -> int:
+        """Return the id of this schema, or `NO_ID`."""
+        try:
+            found = self._ids.id_of(subject, schema)
+        except Unavailable as error:
+            if not self._may_wait:
+                raise
+            self.missing.add(subject)
+            _log.warning("schema_id_unknown", subject=subject, reason=str(error))
+            return NO_ID
+        self.missing.discard(subject)
+        return found
+
+    def schema_of(self, schema_id: int) -> str:
+        """Return the schema with this id."""
+        return self._ids.schema_of(schema_id)
+
+
+async def _prepared(codec: Codec, later: _LaterIds) -> None:
+    """Ask the registry again until it has told the id that uploads are framed with."""
+    while later.missing:
+        await asyncio.sleep(REGISTRY_AGAIN_S)
+        try:
+            await asyncio.to_thread(codec.prepare, UPLOADS)
+        except SettingError as error:
+            _log.error("schema_not_registered", reason=str(error))
+
+
+class Addresser:
+    """Gives a spooled record its partition of today, and its frame where the registry was away."""
+
+    def __init__(self, ids: SchemaIds, topics: Mapping[str, Topic], prefix: str) -> None:
+        self._ids = ids
+        self._topics = topics
+        self._prefix = prefix
+
+    def __call__(self, record: Record, schema: str) -> Record:
+        """Return the record as it is sent, or raise `Unavailable`."""
+        partition = partition_of(record.key, self._topics[record.topic].partitions)
+        value = record.value
+        if value is not None and not has_id(value):
+            try:
+                schema_id = self._ids.id_of(self._prefix + subject_of(record.topic), schema)
+            except SettingError as error:
+                raise Unavailable(str(error)) from None
+            value = framed(value, schema_id)
+        return record._replace(partition=partition, value=value)
 
 
 async def _stop_forwarding(forwarding: asyncio.Task[None], forwarder: Forwarder, drain_s: float) -> None:
@@ -101,46 +186,71 @@ async def _stop_forwarding(forwarding: asyncio.Task[None], forwarder: Forwarder,
         _log.warning("spool_kept", records=forwarder.waiting)
 
 
-def _require_kafka_once(settings: Settings) -> None:
-    """Raise `SettingError` when Kafka is not as it must be, unless these settings have worked before.
+def _require_kafka_once(settings: Settings) -> bool:
+    """Return whether these settings have worked before; raise `SettingError` when they never did and don't.
 
     A broker that is away must not stop an ingest that could spool; an address that never worked is a
     mistake in the settings.
     """
+    admin.require_client(settings)
     marker = settings.data_dir / RAN_BEFORE
     worked = f"{settings.kafka_bootstrap} {settings.kafka_topic_prefix}"
+    ran_before = marker.exists() and marker.read_text() == worked
     try:
         admin.require_topics(settings, load_topics())
+        admin.require_retention(settings)
+    except admin.RetentionTooShort:
+        raise
     except SettingError as error:
-        if not marker.exists() or marker.read_text() != worked:
+        if not ran_before:
             raise
         _log.warning("kafka_is_away", reason=str(error))
-        return
+        return True
     marker.write_text(worked)
+    return ran_before
+
+
+class _Adopter:
+    """Finds the spools that dead processes have left behind."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._broken: set[Path] = set()
+
+    def adopt(self) -> list[Spool]:
+        """Return them locked and open; one that can't be read stays where it is, with an alarm."""
+        adopted: list[Spool] = []
+        for directory in left_behind(self._settings.data_dir / SPOOLS):
+            spool = _spool(self._settings, directory)
+            try:
+                spool.open()
+            except BlockingIOError:  # another process was quicker
+                continue
+            except OSError as error:
+                if directory not in self._broken:
+                    self._broken.add(directory)
+                    _log.error("spool_unreadable", spool=directory.name, reason=str(error))
+                continue
+            adopted.append(spool)
+            _log.info("adopted", spool=directory.name, records=spool.totals.records)
+        return adopted
 
 
 @contextlib.contextmanager
-def _opened_spools(settings: Settings) -> Iterator[tuple[Spool, list[Spool]]]:
-    """Yield this process's own spool and those that dead processes have left behind."""
+def _opened_spool(settings: Settings) -> Iterator[Spool]:
+    """Yield this process's own spool."""
     parent = settings.data_dir / SPOOLS
-    adopted: list[Spool] = []
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        for directory in left_behind(parent):
-            spool = _spool(settings, directory)
-            with contextlib.suppress(BlockingIOError):  # another process was quicker
-                spool.open()
-                adopted.append(spool)
         own = _spool(settings, parent / uuid.uuid4().hex)
         own.open()
     except OSError as error:
         raise SettingError(f"PIPELINE_DATA_DIR (--data-dir): can't spool in {parent}: {error}") from None
     try:
-        yield own, adopted
+        yield own
     finally:
-        for spool in (own, *adopted):
-            with contextlib.suppress(Unavailable):
-                spool.close()
+        with contextlib.suppress(Unavailable):
+            own.close()
 
 
 def _spool(settings: Settings, directory: Path) -> Spool:
@@ -149,4 +259,5 @@ def _spool(settings: Settings, directory: Path) -> Spool:
         most_bytes=settings.spool_limit_bytes,
         most_age_ms=settings.spool_max_age_s * 1000,
         now_ms=lambda: time.time_ns() // 1_000_000,
+        schema=schema_text(load_schema(UPLOADS)),
     )

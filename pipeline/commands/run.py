@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 import socket
@@ -13,13 +12,13 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from starlette.applications import Starlette
+import uvloop
 
 from pipeline.commands.home import make_data_dir
 from pipeline.contract.codec import Codec
 from pipeline.contract.positions import position_maker
 from pipeline.contract.topics import load_topics
-from pipeline.ingest.app import Door, make_app
+from pipeline.ingest.app import App, Door
 from pipeline.ingest.clientip import ClientIp
 from pipeline.ingest.limits import Limits
 from pipeline.ingest.server import bind, serve, tune_gc
@@ -28,7 +27,9 @@ from pipeline.log.registry_file import FileRegistry
 from pipeline.metrics import Meters
 from pipeline.settings import SettingError, Settings
 from pipeline.stages.datastreams import OPEN_DIRECTORY, DatastreamsError, Directory, parse_datastreams
+from pipeline.stages.flood import Limit
 from pipeline.topology import UPLOADS, Topology
+from pipeline.traces import open_traces
 from pipeline.worker.embedded import EmbeddedWorker
 
 _log = structlog.get_logger("pipeline.run")
@@ -60,10 +61,13 @@ class Embedded:
         returns, the service goes on. `stop` ends it.
         """
         directory = load_directory(self.settings)
+        client_ip = client_ip_of(self.settings)
         self._socket = bind(self.settings)
         topics = load_topics()
-        with opened_log(self.settings) as (log, codec):
-            topology = Topology(codec, topics, directory)
+        traces = open_traces(self.settings, "pipeline-run")
+        with opened_log(self.settings) as (log, codec), contextlib.closing(traces):
+            limit = Limit(self.settings.worker_dead_letters_percent, self.settings.worker_dead_letters_least)
+            topology = Topology(codec, topics, directory, limit)
             door = Door(
                 topology,
                 log,
@@ -73,7 +77,9 @@ class Embedded:
                 self.settings.ingest_path_prefix,
                 is_ready=lambda: not self._stop.is_set() and log.is_writable(),
                 limits=limits_of(self.settings, directory),
-                client_ip=client_ip_of(self.settings),
+                memory_limit_bytes=self.settings.ingest_memory_bytes,
+                client_ip=client_ip,
+                traces=traces,
             )
             worker = EmbeddedWorker(
                 topology,
@@ -81,6 +87,7 @@ class Embedded:
                 self.meters,
                 partitions=topics[UPLOADS].partitions,
                 batch_records=self.settings.worker_batch_records,
+                traces=traces,
             )
             threads = [
                 threading.Thread(target=self._guarded, args=(lambda: worker.run(self._stop),), name="worker"),
@@ -90,7 +97,7 @@ class Embedded:
                 thread.start()
             try:
                 tune_gc()
-                asyncio.run(self._serve(make_app(door), when_serving))
+                uvloop.run(self._serve(App(door), when_serving))
             finally:
                 self._stop.set()
                 for thread in threads:
@@ -104,7 +111,7 @@ class Embedded:
         """Ask the service to end as SIGTERM would: finish what was acknowledged, then return."""
         signal.raise_signal(signal.SIGTERM)
 
-    async def _serve(self, app: Starlette, when_serving: Callable[[], None] | None) -> None:
+    async def _serve(self, app: App, when_serving: Callable[[], None] | None) -> None:
         assert self._socket is not None  # noqa: S101 - bound in serve()
 
         def serving(stop: Callable[[], None]) -> None:
@@ -116,7 +123,7 @@ class Embedded:
             if when_serving is not None:
                 threading.Thread(target=when_serving, name="when-serving", daemon=True).start()
 
-        await serve(app, self.settings, self._socket, serving)
+        await serve(app, self.settings, self._socket, self.meters, serving)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import json
 import struct
+from functools import cache
 from typing import Any, Final, Protocol, Self, TypeVar
 
 import fastavro
 
 from pipeline.contract.ports import SchemaIds
-from pipeline.contract.topics import load_schema
+from pipeline.contract.topics import load_schema, load_topics
 
 MAGIC: Final = 0
+NO_ID: Final = 0
+"""The id in a frame whose schema id is not known yet; no registry gives it."""
 _FRAME: Final = struct.Struct(">bI")
 
 
@@ -44,7 +47,7 @@ class Codec:
         self._ids = schema_ids
         self._subject_prefix = subject_prefix
         self._frames: dict[str, tuple[bytes, str]] = {}
-        self._readers: dict[int, Any] = {}
+        self._readers: dict[int, tuple[Any, Any]] = {}
 
     def encode(self, topic: str, record: AvroRecord) -> bytes:
         """Return the framed record under the topic's schema, or raise TypeError for another record."""
@@ -64,7 +67,10 @@ class Codec:
         return found
 
     def decode(self, value: bytes | None) -> dict[str, Any]:
-        """Return the decoded value, or raise `Undecodable`, or `Unavailable` when its schema can't be had."""
+        """Return the value as our schema of its record reads it: defaults for fields that it lacks.
+
+        Raises `Undecodable`, or `Unavailable` when its schema can't be had.
+        """
         if value is None:
             raise Undecodable("a tombstone has no value")
         try:
@@ -76,11 +82,11 @@ class Codec:
         stream = io.BytesIO(value)
         stream.seek(_FRAME.size)
         try:
-            reader = self._reader(schema_id)
+            writer, reader = self._reader(schema_id)
         except KeyError:
             raise Undecodable(f"no schema has the id {schema_id}") from None
         try:
-            decoded = fastavro.schemaless_reader(stream, reader, None)
+            decoded = fastavro.schemaless_reader(stream, writer, reader)
         except Exception as error:  # noqa: BLE001 - fastavro raises whatever its bytes led it to
             raise Undecodable(f"not Avro of schema {schema_id}: {error!r}") from None
         if stream.tell() != len(value):
@@ -97,12 +103,34 @@ class Codec:
         except (KeyError, TypeError, AttributeError) as error:
             raise Undecodable(f"not a {record.__name__}: {error!r}") from None
 
-    def _reader(self, schema_id: int) -> Any:
-        parsed = self._readers.get(schema_id)
-        if parsed is None:
-            parsed = fastavro.parse_schema(json.loads(self._ids.schema_of(schema_id)))
-            self._readers[schema_id] = parsed
-        return parsed
+    def _reader(self, schema_id: int) -> tuple[Any, Any]:
+        """Return the schema that a value was written with, and ours of that name to read it as.
+
+        The second is None when it is the same, or when we have none of that name.
+        """
+        found = self._readers.get(schema_id)
+        if found is None:
+            writer = fastavro.parse_schema(json.loads(self._ids.schema_of(schema_id)))
+            ours = _schemas_by_name().get(writer["name"]) if isinstance(writer, dict) else None
+            found = (writer, None if ours == writer else ours)
+            self._readers[schema_id] = found
+        return found
+
+
+@cache
+def _schemas_by_name() -> dict[str, Any]:
+    schemas = (fastavro.parse_schema(load_schema(topic)) for topic in load_topics())
+    return {schema["name"]: schema for schema in schemas}
+
+
+def framed(value: bytes, schema_id: int) -> bytes:
+    """Return the record with this id in its frame."""
+    return _FRAME.pack(MAGIC, schema_id) + value[_FRAME.size :]
+
+
+def has_id(value: bytes | None) -> bool:
+    """Return whether the frame holds a schema id."""
+    return value is None or value[: _FRAME.size] != _FRAME.pack(MAGIC, NO_ID)
 
 
 def subject_of(topic: str) -> str:

@@ -1034,14 +1034,14 @@ class SessionEvents(NamedTuple):
 
 
 class IndexEntry(NamedTuple):
-    """What makes a session, an upload or a read position known. Topic media.index, key: session:<id>, upload:<id> or position:<topic>:<partition>; same partition number as the upload."""
+    """What makes a session, an upload or a read position known. Topic media.index, key: session:<id>, upload:<id>, position:<topic>:<partition>, window:<topic>:<partition> or migration:<prefix>:<partition>; same partition number as the upload."""
 
     kind: str
-    """session, upload or position."""
+    """session, upload, position, window, or migration (how far `topics migrate` has come)."""
     recorded_at_ms: int
     """When the worker wrote the entry, ms since 1970 UTC."""
     visitor_key: str | None = None
-    """Visitor key of the session."""
+    """Key of the upload's record, which decides its partition: for a session the visitor key."""
     upload_id: str | None = None
     """The upload that made the entry; for a session the first one."""
     replay_id: str | None = None
@@ -1049,7 +1049,7 @@ class IndexEntry(NamedTuple):
     source_topic: str | None = None
     """Topic of the upload's record."""
     source_partition: int | None = None
-    """Partition of the upload's record, or of the position."""
+    """Partition of the upload's record, of the position, or of the index that is migrated."""
     source_offset: int | None = None
     """Offset of the upload's record."""
     revision: int | None = None
@@ -1059,11 +1059,17 @@ class IndexEntry(NamedTuple):
     reason: str | None = None
     """Why it was rejected, for kind upload."""
     next_offset: int | None = None
-    """The offset to read next, for kind position."""
+    """The offset to read next, for kinds position and migration."""
     cluster_id: str | None = None
     """Kafka cluster of the position; null on the embedded log."""
     topic_id: str | None = None
     """Kafka topic id of the position; null on the embedded log."""
+    uploads: int | None = None
+    """Uploads of late in the partition, for kind window."""
+    dead_letters: int | None = None
+    """Dead letters of the worker's own doing among them, for kind window."""
+    migrated_from: str | None = None
+    """Topic prefix that `topics migrate` brought the entry from; null for one of these topics' own."""
 
     def write(self, out: bytearray) -> None:
         """Append the record in the binary form of Avro."""
@@ -1082,6 +1088,9 @@ class IndexEntry(NamedTuple):
             next_offset_,
             cluster_id_,
             topic_id_,
+            uploads_,
+            dead_letters_,
+            migrated_from_,
         ) = self
         text = kind_.encode()
         out += LONG[len(text)]
@@ -1162,7 +1171,24 @@ class IndexEntry(NamedTuple):
             text = topic_id_.encode()
             out += LONG[len(text)]
             out += text
+        if uploads_ is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[uploads_]
+        if dead_letters_ is None:
+            out.append(0)
+        else:
+            out.append(2)
+            out += LONG[dead_letters_]
         out += LONG[recorded_at_ms_]
+        if migrated_from_ is None:
+            out.append(0)
+        else:
+            out.append(2)
+            text = migrated_from_.encode()
+            out += LONG[len(text)]
+            out += text
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro reads it."""
@@ -1180,7 +1206,10 @@ class IndexEntry(NamedTuple):
             "next_offset": self.next_offset,
             "cluster_id": self.cluster_id,
             "topic_id": self.topic_id,
+            "uploads": self.uploads,
+            "dead_letters": self.dead_letters,
             "recorded_at_ms": self.recorded_at_ms,
+            "migrated_from": self.migrated_from,
         }
 
     @classmethod
@@ -1201,6 +1230,9 @@ class IndexEntry(NamedTuple):
             next_offset=value.get("next_offset", None),
             cluster_id=value.get("cluster_id", None),
             topic_id=value.get("topic_id", None),
+            uploads=value.get("uploads", None),
+            dead_letters=value.get("dead_letters", None),
+            migrated_from=value.get("migrated_from", None),
         )
 
 

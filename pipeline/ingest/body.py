@@ -1,30 +1,58 @@
-"""Read a request's body within its bounds: bytes before and after decompression, and time.
+"""Read a request's body within its bounds: bytes before and after decompression, and memory of all together.
 
-Traps of the decoders are in `evidence/ingest.md` 4: a gzip stream must end exactly, and a zstd
-frame's declared size must be checked before it is decoded.
+Time is bounded by the connection (`protocol.py`). Traps of the decoders are in `evidence/ingest.md` 4: a
+gzip stream must end exactly, and a zstd frame's declared size must be checked before it is decoded.
 """
 
 from __future__ import annotations
 
-import asyncio
 import zlib
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, NamedTuple
 
 import zstandard
-from starlette.requests import ClientDisconnect, Request
 
-BODY_DEADLINE_S: Final = 30.0
-"""How long a sender may take for its whole body; then 408 and the connection is closed."""
+CODINGS: Final = ("gzip", "deflate", "zstd")
+IDENTITY: Final = "identity"
 
-CODINGS: Final = ("identity", "gzip", "deflate", "zstd")
-
-
-class SlowSender(Exception):
-    """The body did not arrive in time: 408, nothing is kept."""
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class Gone(Exception):
-    """The client went away before its body was whole: nothing to answer, nothing is kept."""
+    """The client went away, or was too slow, before its body was whole: nothing is kept."""
+
+
+class Crowded(Exception):
+    """The bodies that are being worked on have filled the memory they may take together."""
+
+
+class Memory:
+    """The bytes that all bodies of the process may take together."""
+
+    def __init__(self, limit: int) -> None:
+        self.left = limit
+
+
+class Held:
+    """What one request takes of that memory."""
+
+    __slots__ = ("_memory", "_size")
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._size = 0
+
+    def take(self, size: int) -> None:
+        """Take so many bytes more, or raise `Crowded`."""
+        if size > self._memory.left:
+            raise Crowded
+        self._memory.left -= size
+        self._size += size
+
+    def release(self) -> None:
+        """Give all of it back."""
+        self._memory.left += self._size
+        self._size = 0
 
 
 class Body(NamedTuple):
@@ -41,30 +69,34 @@ class Body(NamedTuple):
     unsupported: bool = False
 
 
-async def read_body(request: Request, limit: int, deadline_s: float = BODY_DEADLINE_S) -> Body:
-    """Return the body, decompressed, or raise `SlowSender` or `Gone`; memory stays under twice the limit."""
-    coding = request.headers.get("content-encoding", "identity").strip().lower() or "identity"
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(deadline_s):
-            async for chunk in request.stream():
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > limit:
-                    return Body(b"".join(chunks)[:limit], _sent(coding), truncated=True)
-    except TimeoutError:
-        raise SlowSender from None
-    except ClientDisconnect:
-        raise Gone from None
-    return decompress(b"".join(chunks), coding, limit)
+async def read_body(receive: Receive, coding: str, limit: int, held: Held) -> Body:
+    """Return the body, decompressed, or raise `Gone` or `Crowded`."""
+    message = await receive()
+    data: bytes = message.get("body", b"")
+    held.take(len(data))
+    if message.get("more_body"):
+        grown = bytearray(data)
+        while message.get("more_body") and len(grown) <= limit:
+            message = await receive()
+            more: bytes = message.get("body", b"")
+            held.take(len(more))
+            grown += more
+        data = bytes(grown)
+    if message["type"] != "http.request":
+        raise Gone
+    if len(data) > limit:
+        return Body(data[:limit], None if coding == IDENTITY else coding[:64], truncated=True)
+    if coding == IDENTITY:
+        return Body(data)
+    # One body at a time is undone: nothing else runs meanwhile, so only what comes out is held.
+    body = decompress(data, coding, limit)
+    held.take(len(body.data))
+    return body
 
 
 def decompress(data: bytes, coding: str, limit: int) -> Body:
-    """Return the body with its content coding undone, within `limit` bytes."""
+    """Return the body with its content coding (not identity) undone, within `limit` bytes."""
     match coding:
-        case "identity":
-            return Body(data)
         case "gzip":
             return _inflated(data, coding, limit, zlib.MAX_WBITS | 16)
         case "deflate":
@@ -73,10 +105,6 @@ def decompress(data: bytes, coding: str, limit: int) -> Body:
             return _unzstd(data, limit)
         case _:
             return Body(data, coding[:64], unsupported=True)
-
-
-def _sent(coding: str) -> str | None:
-    return None if coding == "identity" else coding[:64]
 
 
 def _inflated(data: bytes, coding: str, limit: int, wbits: int) -> Body:
@@ -97,11 +125,18 @@ def _unzstd(data: bytes, limit: int) -> Body:
         declared = zstandard.frame_content_size(data)
         if declared > limit:
             return Body(data[:limit], "zstd", truncated=True)
-        plain = zstandard.ZstdDecompressor().decompress(
-            data, max_output_size=limit + 1, allow_extra_data=False
-        )
+        if declared < 0:  # not declared: a look that ends behind the limit, before the frame is decoded
+            start = _UNZSTD.stream_reader(data).read(limit + 1)
+            if len(start) > limit:
+                return Body(start[:limit], "zstd", truncated=True)
+        frame = _UNZSTD.decompressobj()
+        plain = frame.decompress(data)
     except zstandard.ZstdError as error:
         return Body(data, "zstd", broken=f"not zstd: {error}")
-    if len(plain) > limit:
-        return Body(plain[:limit], "zstd", truncated=True)
+    if not frame.eof or frame.unused_data:
+        return Body(data, "zstd", broken="zstd data is cut off or has a tail")
     return Body(plain, "zstd")
+
+
+_UNZSTD: Final = zstandard.ZstdDecompressor(max_window_size=8 * 1024 * 1024)
+"""One for all: making one costs more than a body. A larger window is memory that a sender chooses."""

@@ -1,5 +1,7 @@
 """Limits that answer 503: requests a second, refused bytes an hour, and faults of ours a minute.
 
+(Two more are kept elsewhere: memory of bodies in `body.py`, connections in `protocol.py`.)
+
 The endpoint is open to the world, and refused bodies are kept (nothing is lost), so what they may fill is
 bounded. A limit that is hit makes SDKs keep the session and try again; Android gives up after three.
 """
@@ -23,6 +25,8 @@ class Limit(StrEnum):
     RATE = "rate"
     QUOTA = "quota"
     FAULTS = "faults"
+    MEMORY = "memory"
+    CONNECTIONS = "connections"
 
 
 class Limits:

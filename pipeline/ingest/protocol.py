@@ -1,85 +1,185 @@
-"""uvicorn's HTTP protocol with the two bounds it lacks: time for a request's head, and its size.
+"""uvicorn's HTTP protocol with the bounds it lacks: time, sizes and numbers of what one client may hold.
 
-uvicorn itself never closes a client that connects and says nothing, and takes heads of any size
-(measured, `evidence/ingest.md` 4).
+uvicorn itself never closes a client that connects and says nothing, takes heads of any size, and waits for
+ever for a client that does not read (measured, `evidence/ingest.md` 4). Here every connection has a moment by
+which it must have gone on, and one look in half a second at all of them ends those that have not: that costs
+a request two assignments, where timers of its own would cost more than all other bounds.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, Final
+import math
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, ClassVar, Final
+from weakref import WeakSet
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_DEADLINE_S: Final = 5.0
+BODY_DEADLINE_S: Final = 30.0
+"""How long a sender may take for its whole body; then 408 and the connection is closed."""
+ANSWER_DEADLINE_S: Final = 15.0
+"""How long an answer may take to be made and read; it is made in under 5 s."""
+LINGER_S: Final = 5.0
+"""How long a client may go on sending a body that was answered before its end."""
+CLOSE_S: Final = 2.0
+LOOK_S: Final = 0.5
 HEAD_LIMIT_BYTES: Final = 16 * 1024
 HEADERS_LIMIT: Final = 100
+PIPELINE_LIMIT: Final = 16
+"""Requests that a client may send before it has read the first answer."""
 
-_TOO_LARGE: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-)
+
+def _answer(status: bytes, *headers: bytes) -> bytes:
+    fixed = (b"HTTP/1.1 " + status, b"access-control-allow-origin: *", b"connection: close")
+    return b"\r\n".join((*fixed, *headers, b"content-length: 0", b"", b""))
+
+
+_TOO_SLOW: Final = _answer(b"408 Request Timeout")
+_TOO_LARGE: Final = _answer(b"431 Request Header Fields Too Large")
+_TOO_MANY: Final = _answer(b"503 Service Unavailable", b"retry-after: 60")
+
+
+class _Phase(Enum):
+    """What a connection waits for."""
+
+    HEAD = auto()
+    BODY = auto()
+    ANSWER = auto()
+    END = auto()
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Close a client whose head does not come in time; answer 431 when it is too large."""
+    """Ends a connection that does not go on in time, and refuses heads, pipelines and crowds too large."""
 
-    _head_timer: asyncio.TimerHandle | None = None
-    _head_bytes = 0
-    _head_done = False
+    most_connections: ClassVar[float] = math.inf
+    on_refused: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
+    _watched: ClassVar[WeakSet[Any]] = WeakSet()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._phase = _Phase.HEAD
+        self._due = math.inf
+        self._head_bytes = 0
+        self._is_refused = False
 
     def connection_made(self, transport: Any) -> None:
-        """Start the clock of the first head."""
+        """Start the clock of the first head, or refuse one connection too many."""
         super().connection_made(transport)
-        self._await_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
-        self._stop_clock()
-        super().connection_lost(exc)
+        self._await(_Phase.HEAD, HEAD_DEADLINE_S)
+        if self.server_state not in self._watched:
+            self._watched.add(self.server_state)
+            self._look()
+        if len(self.connections) > self.most_connections:
+            type(self).on_refused()
+            self._refuse(_TOO_MANY)
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes of the head, and hand everything on."""
-        if not self._head_done:
-            if self._head_timer is None:
-                self._await_head()
+        if self._is_refused:
+            return
+        if self._phase is not _Phase.BODY:
+            if self._due == math.inf:
+                self._await(_Phase.HEAD, HEAD_DEADLINE_S)
             # A chunk may hold the whole head and much of the body: the parser tells when it is done,
             # so only the part that surely belongs to the head is counted.
             end = data.find(b"\r\n\r\n")
             self._head_bytes += len(data) if end < 0 else end
             if self._head_bytes > HEAD_LIMIT_BYTES:
-                self._refuse_head()
+                self._refuse(_TOO_LARGE)
                 return
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
-        """Stop the clock; refuse too many headers."""
-        self._stop_clock()
-        self._head_done = True
-        if len(self.headers) > HEADERS_LIMIT:
-            self._refuse_head()
+        """Start the clock of the body; refuse too many headers, or requests in advance."""
+        if self._is_refused or len(self.headers) > HEADERS_LIMIT:
+            self._refuse(_TOO_LARGE)
             return
-        super().on_headers_complete()
+        if len(self.pipeline) >= PIPELINE_LIMIT:
+            self._refuse(b"")
+            return
+        super().on_headers_complete()  # raises for a URL that is none: the head is still what is wrong
+        self._await(_Phase.BODY, BODY_DEADLINE_S)
+
+    def on_body(self, body: bytes) -> None:
+        """Hand the body on, unless the request is refused."""
+        if not self._is_refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The next bytes are the head of the next request."""
+        """The answer is next, or, when it is out already, the next request."""
+        if self._is_refused:
+            return
         super().on_message_complete()
-        self._head_done = False
         self._head_bytes = 0
+        if self.cycle.response_complete:
+            self._phase, self._due = _Phase.HEAD, math.inf  # uvicorn's keep-alive clock runs
+        else:
+            self._await(_Phase.ANSWER, ANSWER_DEADLINE_S)
 
-    def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_DEADLINE_S, self._close_silent)
+    def on_response_complete(self) -> None:
+        """Stop the clock, but not for a body that still comes."""
+        super().on_response_complete()
+        if self._phase is _Phase.BODY and self.cycle.response_complete:
+            self._await(_Phase.BODY, LINGER_S)
+        elif not self.cycle.more_body:
+            if self.cycle.response_complete:
+                self._phase, self._due = _Phase.HEAD, math.inf
+            else:
+                self._await(_Phase.ANSWER, ANSWER_DEADLINE_S)
 
-    def _stop_clock(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's own signature: True keeps it open
+        """Still answer a client that has closed its side behind a whole request."""
+        if self._phase is not _Phase.ANSWER or self.pipeline:
+            return False
+        self.cycle.keep_alive = False
+        return True
 
-    def _close_silent(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.close()
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a head that is not HTTP; cut a body that is not: SDKs would delete the session at a 400."""
+        if self._is_refused:
+            return
+        if self._phase is _Phase.BODY:
+            self.transport.abort()
+        else:
+            super().send_400_response(msg)
 
-    def _refuse_head(self) -> None:
-        self._stop_clock()
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE)
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection; one that did not even read its answer is cut."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        super().timeout_keep_alive_handler()
+
+    def end_if_overdue(self, now: float) -> None:
+        """End the connection if it has not gone on in time."""
+        if now < self._due:
+            return
+        if self._phase is _Phase.BODY and not self.cycle.response_started:
+            self._refuse(_TOO_SLOW)
+        elif self._phase is _Phase.HEAD:
+            self._refuse(b"")
+        else:
+            self.transport.abort()
+
+    def _await(self, phase: _Phase, seconds: float) -> None:
+        self._phase = phase
+        self._due = self.loop.time() + seconds
+
+    def _look(self) -> None:
+        """End every connection of this server that is overdue, and look again soon."""
+        self.loop.call_later(LOOK_S, self._look)
+        now = self.loop.time()
+        for connection in list(self.connections):
+            if isinstance(connection, GuardedProtocol):
+                connection.end_if_overdue(now)
+
+    def _refuse(self, answer: bytes) -> None:
+        """Answer without asking the app, and close; whoever does not read that is cut."""
+        if self._is_refused:
+            return
+        self._is_refused = True
+        self._await(_Phase.END, CLOSE_S)
+        if not self.transport.is_closing():
+            self.transport.write(answer)
             self.transport.close()

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import resource
 import signal
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
-from starlette.applications import Starlette
 
+from pipeline.ingest.limits import Limit
 from pipeline.ingest.protocol import GuardedProtocol
+from pipeline.metrics import Meters
 from pipeline.settings import SettingError, Settings
 
 BACKLOG: Final = 2048
 KEEP_ALIVE_S: Final = 30
+OWN_FILES: Final = 128
+"""Open files that the process needs beside its clients' connections."""
 GC_THRESHOLD: Final = (50_000, 20, 20)
 
 
 def bind(settings: Settings) -> socket.socket:
     """Return a listening socket, or raise `SettingError` naming the setting that is wrong."""
     if settings.ingest_listener_fd >= 0:
-        return socket.socket(fileno=settings.ingest_listener_fd)
+        try:
+            return socket.socket(fileno=settings.ingest_listener_fd)
+        except OSError as error:
+            raise SettingError(
+                f"PIPELINE_INGEST_LISTENER_FD: {settings.ingest_listener_fd} is no socket that was handed "
+                f"down: {error.strerror}. Only the program itself sets it"
+            ) from None
     try:
         family = socket.getaddrinfo(settings.ingest_host, settings.ingest_port)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -40,16 +51,19 @@ def bind(settings: Settings) -> socket.socket:
 
 
 async def serve(
-    app: Starlette,
+    app: Any,
     settings: Settings,
     listener: socket.socket,
+    meters: Meters,
     when_serving: Callable[[Callable[[], None]], None],
 ) -> None:
     """Serve until SIGINT, SIGTERM or the stop given to `when_serving`; finish the requests in flight.
 
     `when_serving(stop)` is called once requests are answered; `stop` may be called from any thread.
     """
-    server = make_server(app, settings)
+    server = make_server(
+        app, settings, lambda: meters.count("pipeline_limited_total", Limit.CONNECTIONS.value)
+    )
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -65,12 +79,20 @@ async def serve(
     await serving
 
 
-def make_server(app: Starlette, settings: Settings) -> uvicorn.Server:
-    """Return a uvicorn server for this app."""
+def make_server(
+    app: Any, settings: Settings, on_refused: Callable[[], None] = lambda: None
+) -> uvicorn.Server:
+    """Return a uvicorn server for this ASGI app; `on_refused` is called for each connection too many."""
+
+    class Protocol(GuardedProtocol):
+        """The guarded protocol with this server's limit."""
+
+    Protocol.most_connections = min(settings.ingest_connections, _allowed_files() - OWN_FILES)
+    Protocol.on_refused = staticmethod(on_refused)
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http=GuardedProtocol,
+            http=Protocol,
             loop="uvloop",
             ws="none",
             lifespan="off",
@@ -83,6 +105,15 @@ def make_server(app: Starlette, settings: Settings) -> uvicorn.Server:
             timeout_graceful_shutdown=settings.ingest_drain_s,
         )
     )
+
+
+def _allowed_files() -> int:
+    """Return how many files this process may open, after asking for as many as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft if soft != resource.RLIM_INFINITY else 2**20
 
 
 def tune_gc() -> None:

@@ -3,13 +3,16 @@
 One locked directory per process under `<data dir>/spool`. Records are durable (fsync, group commit on the
 writer's thread) before they are answered, are forwarded in order, and are removed only after Kafka has
 acknowledged them: a crash between the two makes a redelivery, never a loss. A spool that a dead process
-left behind is adopted by whichever process finds it unlocked.
+left behind is adopted by whichever process finds it unlocked. Beside the records lies the schema that they
+were written with: where the registry could not be asked, they are framed when they are forwarded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import os
 import shutil
 import sqlite3
 import threading
@@ -24,6 +27,7 @@ from pipeline.log.writer import Refused, Writer, size_of
 
 FILE_NAME: Final = "spool.sqlite"
 LOCK_NAME: Final = "lock"
+SCHEMA_NAME: Final = "schema.avsc"
 FREE_BYTES_NEEDED: Final = 16 * 1024 * 1024
 
 _TABLES: Final = """
@@ -59,9 +63,17 @@ class Spool:
     """One open spool; it implements `UploadSink`."""
 
     def __init__(
-        self, directory: Path, *, most_bytes: int, most_age_ms: int, now_ms: Callable[[], int]
+        self,
+        directory: Path,
+        *,
+        most_bytes: int,
+        most_age_ms: int,
+        now_ms: Callable[[], int],
+        schema: str = "",
     ) -> None:
         self.directory = directory
+        self.schema = schema
+        """The schema of its records: that of the process which made it."""
         self._most_bytes = most_bytes
         self._most_age_ms = most_age_ms
         self._now_ms = now_ms
@@ -79,7 +91,9 @@ class Spool:
         lock = (self.directory / LOCK_NAME).open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._keep_schema()
             connection = self._connected()
+            _synced(self.directory, self.directory.parent)
         except OSError:
             lock.close()
             raise
@@ -180,6 +194,18 @@ class Spool:
 
         self._writing().submit(work).result()
 
+    def _keep_schema(self) -> None:
+        """Write the schema down in a new spool, and read it in one that was made before."""
+        file = self.directory / SCHEMA_NAME
+        if (self.directory / FILE_NAME).exists():
+            with contextlib.suppress(FileNotFoundError):
+                self.schema = file.read_text()
+            return
+        with file.open("w") as out:
+            out.write(self.schema)
+            out.flush()
+            os.fsync(out.fileno())
+
     def _is_too_old(self) -> bool:
         oldest_ms = self.totals.oldest_ms
         return oldest_ms is not None and self._now_ms() - oldest_ms > self._most_age_ms
@@ -240,6 +266,16 @@ class Spool:
         if self._writer is None:
             raise Unavailable("the spool is not open")
         return self._writer
+
+
+def _synced(*directories: Path) -> None:
+    """Make sure that what was made in these directories is still there after a power failure."""
+    for directory in directories:
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def left_behind(parent: Path) -> Iterator[Path]:

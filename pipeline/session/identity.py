@@ -32,10 +32,14 @@ def session_id(session: Session, datastream: Datastream) -> str:
 
 def visitor_key(session: Session, datastream: Datastream, session_id: str) -> str:
     """Return the key that uploads and calls of one visitor share; the session id when there is none."""
-    value = session.visitor.key_value
+    return visitor_key_of(session.visitor.key_value, datastream.id, session_id)
+
+
+def visitor_key_of(value: str | None, datastream_id: str, session_id: str) -> str:
+    """Return the key of a visitor with this `key_value`; the session id when it is None."""
     if value is None:
         return session_id
-    return hashlib.sha256(_line(datastream.id, value)).hexdigest()[:32]
+    return hashlib.sha256(_line(datastream_id, value)).hexdigest()[:32]
 
 
 def ecid_of(session: Session, session_id: str) -> tuple[str | None, bool]:

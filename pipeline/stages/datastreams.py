@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -85,28 +86,38 @@ class DatastreamsError(Exception):
     """The datastreams file can't be used; the message names the place and what is wanted."""
 
 
-class Directory(NamedTuple):
-    """All datastreams of a deployment; an open one takes what no other claims."""
+class _Parts(NamedTuple):
+    """What a directory is made of."""
 
     datastreams: tuple[Datastream, ...] = (OPEN_DATASTREAM,)
     pseudonym_key: bytes = b""
     """The key of every pseudonym; needed where a datastream pseudonymises."""
 
-    @property
+
+class Directory(_Parts):
+    """All datastreams of a deployment, found by name; an open one takes what no other claims."""
+
+    @cached_property
     def open(self) -> Datastream | None:
         """The datastream without report suites, which takes every upload, or None."""
         return next((d for d in self.datastreams if not d.report_suites), None)
 
     def by_id(self, datastream_id: str) -> Datastream | None:
         """Return the datastream with this id (Edge: `configId`), else the open one, else None."""
-        named = next((d for d in self.datastreams if d.id == datastream_id), None)
-        return named or self.open
+        return self._by_id.get(datastream_id) or self.open
 
     def by_report_suites(self, report_suites: Sequence[str]) -> Datastream | None:
         """Return the datastream that claims the first of these report suites, else the open one."""
         first = report_suites[0] if report_suites else ""
-        named = next((d for d in self.datastreams if first in d.report_suites), None)
-        return named or self.open
+        return self._by_report_suite.get(first) or self.open
+
+    @cached_property
+    def _by_id(self) -> dict[str, Datastream]:
+        return {datastream.id: datastream for datastream in self.datastreams}
+
+    @cached_property
+    def _by_report_suite(self) -> dict[str, Datastream]:
+        return {suite: datastream for datastream in self.datastreams for suite in datastream.report_suites}
 
 
 OPEN_DIRECTORY: Final = Directory()

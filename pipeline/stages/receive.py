@@ -8,18 +8,21 @@ and 6, `spec/media-edge.md` 2, DESIGN.md 6.
 from __future__ import annotations
 
 import hmac
+import traceback
 from collections.abc import Callable
 from functools import partial
+from pathlib import PurePath
 from typing import Final, NamedTuple
 
 from pipeline.contract.records import Problem as ProblemRecord
 from pipeline.contract.records import Upload
-from pipeline.session.datastream import Datastream
-from pipeline.session.identity import session_id, visitor_key
+from pipeline.session.datastream import OPEN_DATASTREAM, Datastream
+from pipeline.session.identity import session_id, visitor_key, visitor_key_of
 from pipeline.session.model import Form, Session
 from pipeline.stages.datastreams import Directory
 from pipeline.wire import media_collection, media_edge, responses
 from pipeline.wire.problems import Problem, Rejected
+from pipeline.wire.typed import Glance, glance
 
 DOWNLOADED: Final = "/api/v1/downloaded"
 SESSIONS: Final = "/api/v1/sessions"
@@ -33,6 +36,7 @@ _DEPRECATED: Final = (
     ("deprecation", "@1628553600"),
     ("link", f'<{DOWNLOADED}>; rel="successor-version"'),
 )
+_OCTETS: Final = ("content-type", "application/octet-stream")
 _PROBLEM: Final = ("content-type", "application/problem+json")
 _JSON: Final = ("content-type", "application/json")
 
@@ -72,7 +76,7 @@ class KeyedUpload(NamedTuple):
     value: Upload
     key: str
     session: Session | None = None
-    """The decoded session where it is valid (for `explain`; the worker decodes again)."""
+    """The decoded session where it is valid and was decoded (`whole`; the worker decodes again)."""
 
 
 class Reception(NamedTuple):
@@ -100,11 +104,31 @@ class _Unauthorised(Exception):
     """The sender doesn't carry the key that the datastream demands: 401, nothing is kept."""
 
 
-def receive(request: Request, directory: Directory, new_id: Callable[[], str]) -> Reception:
-    """Return the answer of this request and every upload in it; never raises for a body."""
-    if request.path == EDGE:
-        return _receive_edge(request, directory, new_id)
-    return _receive_media_collection(request, directory, new_id)
+def receive(
+    request: Request, directory: Directory, new_id: Callable[[], str], *, whole: bool = False
+) -> Reception:
+    """Return the answer of this request and every upload in it; never raises for a body.
+
+    With `whole` each valid upload comes with its decoded session.
+    """
+    try:
+        if request.path == EDGE:
+            return _receive_edge(request, directory, new_id)
+        return _receive_media_collection(request, directory, new_id, whole=whole)
+    except Exception as error:  # noqa: BLE001 - DESIGN.md 2.2: a fault of ours must not delete the session
+        return failed(request, error, new_id)
+
+
+def failed(request: Request, error: Exception, new_id: Callable[[], str]) -> Reception:
+    """Return the success answer and the one upload of a request that a fault of ours met."""
+    is_edge = request.path == EDGE
+    verdict = _Verdict(200 if is_edge else 201, "", reason="internal_error", fault=described(error))
+    form = Form.MEDIA_EDGE if is_edge else Form.MEDIA_COLLECTION
+    upload = _written(request, verdict, request.body, form, None, new_id())
+    if is_edge:
+        body = responses.edge_answer(request.request_id, request.location_hint, [], {}, OPEN_DATASTREAM)
+        return Reception(Answer(200, (_JSON,), body), (upload,), _faults(verdict))
+    return Reception(Answer(201, (_OCTETS,)), (upload,), _faults(verdict))
 
 
 def unavailable(request: Request, retry_after_s: int) -> Answer:
@@ -115,13 +139,17 @@ def unavailable(request: Request, retry_after_s: int) -> Answer:
     return Answer(503, headers, responses.problem(503, "Nothing could be stored; send it again later."))
 
 
-def _receive_media_collection(request: Request, directory: Directory, new_id: Callable[[], str]) -> Reception:
+def _receive_media_collection(
+    request: Request, directory: Directory, new_id: Callable[[], str], *, whole: bool
+) -> Reception:
     refused = _refused_by_envelope(request)
     if refused:
         verdict = _Verdict(refused.status, _open_id(directory), (refused.problem,), refused.problem.rule)
     else:
         try:
-            verdict = _judged(lambda: _judge_media_collection(request, directory), 201, _open_id(directory))
+            seen = None if whole else glance(request.body, request.path)
+            judge = partial(_judge_media_collection, request, directory, seen)
+            verdict = _judged(judge, 201, _open_id(directory))
         except _Unauthorised:
             detail = "The header x-api-key does not hold the datastream's key."
             return Reception(Answer(401, (_PROBLEM,), responses.problem(401, detail)), ())
@@ -129,15 +157,16 @@ def _receive_media_collection(request: Request, directory: Directory, new_id: Ca
     upload = _written(request, verdict, request.body, Form.MEDIA_COLLECTION, None, new_id())
     if verdict.status == 201:
         location = (("location", f"{SESSIONS}/{verdict.session_id}"),) if verdict.session_id else ()
-        created = (("content-type", "application/octet-stream"), *location, *headers)
+        created = (_OCTETS, *location, *headers)
         return Reception(Answer(201, created), (upload,), _faults(verdict))
     body = responses.media_collection_problem(verdict.status, verdict.problems)
     return Reception(Answer(verdict.status, (_PROBLEM, *headers), body), (upload,))
 
 
-def _judge_media_collection(request: Request, directory: Directory) -> _Verdict:
-    session = media_collection.decode(request.body, request.path)
-    datastream = directory.by_report_suites(session.routing.report_suites)
+def _judge_media_collection(request: Request, directory: Directory, seen: Glance | None) -> _Verdict:
+    session = None if seen else media_collection.decode(request.body, request.path)
+    suites = session.routing.report_suites if session else seen.report_suites if seen else ()
+    datastream = directory.by_report_suites(suites)
     if datastream is None:
         return _Verdict(201, "", reason="unknown_datastream", session=session)
     if datastream.disabled:
@@ -148,7 +177,12 @@ def _judge_media_collection(request: Request, directory: Directory) -> _Verdict:
         return _Verdict(413, datastream.id, (too_large,), too_large.rule)
     if datastream.strict:
         session = media_collection.decode(request.body, request.path, strict=True)
-    return _accepted(session, datastream, 201)
+    if session is not None:
+        return _accepted(session, datastream, 201)
+    assert seen is not None  # noqa: S101 - what was not decoded was seen
+    identity = seen.session_id(datastream.id)
+    key = visitor_key_of(seen.visitor, datastream.id, identity)
+    return _Verdict(201, datastream.id, session_id=identity, key=key)
 
 
 def _require_key(request: Request, datastream: Datastream) -> None:
@@ -270,7 +304,15 @@ def _judged(judge: Callable[[], _Verdict], success: int, datastream_id: str) -> 
     except _Unauthorised:
         raise
     except Exception as error:  # noqa: BLE001 - DESIGN.md 2.2: a fault of ours must not delete the session
-        return _Verdict(success, datastream_id, reason="internal_error", fault=repr(error))
+        return _Verdict(success, datastream_id, reason="internal_error", fault=described(error))
+
+
+def described(error: BaseException) -> str:
+    """Return what broke and where, without the exception's text, which may hold parts of a body."""
+    *_, last = traceback.extract_tb(error.__traceback__) or [None]
+    if last is None:
+        return type(error).__name__
+    return f"{type(error).__name__} in {last.name}, {PurePath(last.filename).name} line {last.lineno}"
 
 
 def _open_id(directory: Directory) -> str:

@@ -382,15 +382,20 @@ def _visitor(params: Mapping[str, Any]) -> Visitor:
 
 
 def _routing(params: Mapping[str, Any]) -> Routing:
-    suites = (suite.strip() for suite in params["analytics.reportSuite"].split(","))
     return Routing(
         organisation=params["visitor.marketingCloudOrgId"],
-        report_suites=tuple(dict.fromkeys(suite for suite in suites if suite)),
+        report_suites=report_suites_of(params["analytics.reportSuite"]),
         tracking_server=params["analytics.trackingServer"],
         ssl=params.get("analytics.enableSSL", True),
         opt_out_forwarding=params.get("analytics.optOutServerSideForwarding", False),
         opt_out_share=params.get("analytics.optOutShare", False),
     )
+
+
+def report_suites_of(listed: str) -> tuple[str, ...]:
+    """Return the report suites of a comma list, each once."""
+    suites = (suite.strip() for suite in listed.split(","))
+    return tuple(dict.fromkeys(suite for suite in suites if suite))
 
 
 def _escaped(name: str) -> str:

@@ -74,6 +74,45 @@ def test_a_datastream_may_have_a_smaller_body_limit() -> None:
     assert {upload["reason"] for upload in door.uploads()} == {"body_too_large"}
 
 
+def test_a_strict_datastream_refuses_what_an_open_one_only_flags() -> None:
+    body = GOOD.replace(b'"media.id"', b'"media.unheard":1,"media.id"')
+    assert Asked(directory(suites="")).post(body).status_code == 201
+    answer = Asked(directory("strict = true", suites="")).post(body)
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["rule"] == "additionalProperties"
+
+
+def test_a_datastream_gives_edge_uploads_their_organisation_suites_and_server() -> None:
+    options = 'organisation = "ORG@AdobeOrg"\ntracking_server = "track.example"'
+    suites = 'report_suites = ["suite-1", "suite-2"]'
+    codec = Codec(FakeSchemaIds())
+    found = parse_datastreams(f"[datastream.ds]\n{suites}\n{options}\n")
+    pipeline = make_pipeline(FakeLog(position_maker(codec)), codec, found)
+    answer = pipeline.send(EDGE_BODY, receive.EDGE)
+    assert answer.status == 200
+    assert b'"kndctr_ORG_AdobeOrg_identity"' in answer.body
+    pipeline.carry()
+    routes = {
+        (route["organisation"], route["report_suite"], route["tracking_server"])
+        for call in pipeline.values("media.analytics.calls")
+        for route in call["routes"]
+    }
+    assert routes == {("ORG@AdobeOrg", suite, "track.example") for suite in ("suite-1", "suite-2")}
+
+
+def test_the_viewing_day_is_that_of_the_datastreams_zone() -> None:
+    days = {}
+    for zone in ("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"):
+        codec = Codec(FakeSchemaIds())
+        pipeline = make_pipeline(
+            FakeLog(position_maker(codec)), codec, directory(f'time_zone = "{zone}"', suites="")
+        )
+        assert pipeline.send(GOOD).status == 201
+        pipeline.carry()
+        days[zone] = pipeline.values("media.sessions")[0]["time_ledger"]["viewing_day"]
+    assert len(set(days.values())) > 1, days
+
+
 def test_over_the_rate_is_503_with_retry_after_and_the_next_second_is_free() -> None:
     door = Asked(directory("rate_per_s = 2", suites=""))
     assert [door.post(GOOD).status_code for _ in range(4)] == [201, 201, 503, 503]
@@ -107,7 +146,7 @@ def test_too_many_faults_of_ours_make_it_not_ready_and_503(monkeypatch: pytest.M
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.wire.media_collection.decode", broken)
+        patched.setattr(receive, "glance", broken)
         assert [door.post(GOOD).status_code for _ in range(4)] == [201, 201, 201, 503]
         assert door.request("GET", "/health/ready").status_code == 503
     assert {upload["reason"] for upload in door.uploads()} == {"internal_error"}

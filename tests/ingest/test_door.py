@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ import zstandard
 from pipeline.contract.codec import Codec
 from pipeline.contract.positions import position_maker
 from pipeline.contract.topics import load_topics
-from pipeline.ingest.app import Door, make_app
+from pipeline.ingest.app import App, Door
 from pipeline.ingest.clientip import ClientIp
 from pipeline.ingest.limits import Limits
 from pipeline.metrics import Meters
@@ -49,19 +50,18 @@ class Asked:
         topology = Topology(self.codec, load_topics(), directory)
         self.now = 1_000.0
         self.limits = Limits({d.id: d for d in directory.datastreams}, quota, 3)
-        self.app = make_app(
-            Door(
-                topology,
-                self.log,
-                self.meters,
-                LIMIT,
-                1.0,
-                "/first-party",
-                limits=self.limits,
-                client_ip=client_ip,
-                monotonic=lambda: self.now,
-            )
+        self.door = Door(
+            topology,
+            self.log,
+            self.meters,
+            LIMIT,
+            1.0,
+            "/first-party",
+            limits=self.limits,
+            client_ip=client_ip,
+            monotonic=lambda: self.now,
         )
+        self.app = App(self.door)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -179,6 +179,48 @@ def test_a_refused_upload_is_kept_with_its_verdict_before_the_answer(door: Asked
     assert door.log.actions == ["stored media.uploads"]
 
 
+BAD_JSON: dict[str, tuple[bytes, str]] = {
+    "NaN": (GOOD.replace(b'"playhead":0.0', b'"playhead":NaN', 1), "json"),
+    "Infinity": (GOOD.replace(b'"playhead":0.0', b'"playhead":Infinity', 1), "json"),
+    "1e400": (GOOD.replace(b'"playhead":0.0', b'"playhead":1e400', 1), "json"),
+    "10^5000": (GOOD.replace(b'"playhead":0.0', b'"playhead":1' + b"0" * 5_000, 1), "json"),
+    "2^64": (GOOD.replace(b'"playhead":0.0', b'"playhead":18446744073709551616', 1), "maximum"),
+    "a key twice": (GOOD.replace(b'"playhead":', b'"playhead":9,"playhead":', 1), "duplicate_key"),
+    "a key twice, once escaped": (
+        GOOD.replace(b'"playhead":', b'"pl\\u0061yhead":9,"playhead":', 1),
+        "duplicate_key",
+    ),
+    "bytes that are not UTF-8": (GOOD.replace(b"film-1", b"film\xff"), "json"),
+    "bytes that are not UTF-8, in what nobody reads": (
+        GOOD.replace(b'"media.id"', b'"unheard":"\xff","media.id"'),
+        "json",
+    ),
+    "half a surrogate pair": (GOOD.replace(b"film-1", b"\\ud800"), "json"),
+    "a byte order mark": (b"\xef\xbb\xbf" + GOOD, "json"),
+    "UTF-16": (GOOD.decode().encode("utf-16"), "json"),
+    "a tail": (GOOD + b"x", "json"),
+    "deep": (b"[" * 9_000 + b"]" * 9_000, "json"),
+    "deep, in what nobody reads": (
+        GOOD.replace(b'"media.id"', b'"unheard":' + b"[" * 8_000 + b"]" * 8_000 + b',"media.id"'),
+        "json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_JSON)
+def test_json_that_parsers_disagree_about_is_a_durable_refusal(door: Asked, name: str) -> None:
+    body, rule = BAD_JSON[name]
+    assert body != GOOD
+    answer = door.post(body)
+    assert (answer.status_code, answer.json()["errors"][0]["rule"]) == (400, rule)
+    (upload,) = door.uploads()
+    assert (upload["reason"], upload["body"]) == ("invalid", body)
+    item = b'{"events": [' + body + b"]}"
+    answer = door.post(item, receive.EDGE + "?configId=any")
+    assert answer.status_code in (207, 400)
+    assert b"pipeline_internal_errors_total{" not in door.meters.text()
+
+
 def test_when_nothing_can_be_stored_the_answer_is_503_with_retry_after(door: Asked) -> None:
     door.log.broken = True
     for path in (receive.DOWNLOADED, receive.EDGE + "?configId=any"):
@@ -202,7 +244,7 @@ def test_an_unexpected_exception_is_kept_and_answered_with_success(
     def broken(*_arguments: object) -> str:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(receive, "session_id", broken)
+    monkeypatch.setattr(receive, "visitor_key_of", broken)
     assert door.post(GOOD).status_code == 201
     (upload,) = door.uploads()
     assert (upload["verdict"], upload["reason"], upload["body"]) == ("rejected", "internal_error", GOOD)
@@ -212,14 +254,126 @@ def test_an_unexpected_exception_is_kept_and_answered_with_success(
 def test_preflight_is_answered_as_documented(door: Asked) -> None:
     answer = door.request("OPTIONS", receive.DOWNLOADED)
     assert answer.status_code == 200
-    assert answer.headers["access-control-allow-methods"] == "OPTIONS,POST,PUT"
+    assert {name: value for name, value in answer.headers.items() if name.startswith("access-control")} == {
+        "access-control-allow-origin": "*",
+        "access-control-allow-methods": "OPTIONS,POST,PUT",
+        "access-control-allow-headers": "Content-Type",
+        "access-control-expose-headers": "Location",
+    }
     assert door.log.actions == []
 
 
-def test_other_methods_and_paths_keep_nothing(door: Asked) -> None:
-    assert door.request("GET", receive.DOWNLOADED).status_code == 405
-    assert door.post(GOOD, "/api/v1/nothing").status_code == 404
+def test_a_page_may_send_the_headers_that_edge_knows(door: Asked) -> None:
+    answer = door.request("OPTIONS", receive.EDGE)
+    assert answer.headers["access-control-allow-headers"] == "Content-Type,x-api-key,x-request-id"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize("path", [receive.DOWNLOADED, receive.SESSIONS, receive.EDGE])
+def test_other_methods_are_405_with_allow_and_keep_nothing(door: Asked, method: str, path: str) -> None:
+    answer = door.request(method, path, content=GOOD)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST")
+    assert answer.headers["content-type"] == "application/problem+json"
     assert door.log.actions == []
+
+
+@pytest.mark.parametrize("path", ["/schemas", "/schemas/ping"])
+def test_other_methods_on_pages_are_405_with_allow(door: Asked, path: str) -> None:
+    answer = door.request("POST", "/api/v1" + path)
+    assert answer.status_code == 405
+    assert "GET" in answer.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/api/v1/nothing",
+        "/api/v1/downloaded/",
+        "/api/v1/sessions/",
+        "//api/v1/sessions",
+        "/api/v1/sessions/abc/events",
+        "/ee//va/v1/downloaded",
+        "/ee/a/b/va/v1/downloaded",
+        "/ee/va/v1/downloaded/",
+        "/api/v1/schemas/nothing",
+    ],
+)
+def test_other_paths_are_404_without_redirect_and_keep_nothing(door: Asked, path: str) -> None:
+    answer = door.request("GET" if "schemas" in path else "POST", path)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.json()["status"] == 404
+    assert door.log.actions == []
+
+
+@pytest.mark.parametrize("hint", ["or2", "va6", "irl1", "ind1", "jpn3", "sgp3", "aus3"])
+def test_every_location_hint_is_served_and_told_back(door: Asked, hint: str) -> None:
+    body = b'{"events": [' + to_media_edge(story("0 start, 9 end")) + b"]}"
+    answer = door.post(body, f"/ee/{hint}/va/v1/downloaded?configId=any")
+    assert answer.status_code == 200
+    hints = {entry["hint"] for entry in answer.json()["handle"][0]["payload"]}
+    assert hints == {hint}
+
+
+def test_the_request_id_is_the_given_one_with_a_suffix(door: Asked) -> None:
+    body = b'{"events": [' + to_media_edge(story("0 start, 9 end")) + b"]}"
+    path = receive.EDGE + "?configId=any"
+    by_header = door.post(body, path, x_request_id="by-header").json()["requestId"]
+    by_query = door.post(body, path + "&requestId=by-query", x_request_id="by-header").json()["requestId"]
+    by_none = door.post(body, path).json()["requestId"]
+    assert re.fullmatch(r"by-header-[0-9a-f]{16}", by_header)
+    assert re.fullmatch(r"by-query-[0-9a-f]{16}", by_query)
+    assert re.fullmatch(r"[0-9a-f-]{36}-[0-9a-f]{16}", by_none)
+
+
+def test_an_empty_edge_request_is_408_and_keeps_nothing(door: Asked) -> None:
+    answer = door.post(b"", receive.EDGE + "?configId=any")
+    assert answer.status_code == 408
+    assert answer.json()["type"].endswith("EXEG-0109-408")
+    assert door.log.actions == []
+
+
+def test_an_unknown_coding_is_told_which_are_known(door: Asked) -> None:
+    answer = door.post(GOOD, content_encoding="br")
+    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "gzip, deflate, zstd")
+    assert "accept-encoding" not in door.post(GOOD, content_type="application/xml").headers
+
+
+def test_a_live_session_is_refused_with_its_own_rule(door: Asked) -> None:
+    start = json.loads(GOOD)[0]
+    answer = door.post(json.dumps(start).encode(), receive.SESSIONS)
+    assert (answer.status_code, answer.json()["errors"][0]["rule"]) == (400, "live_sessions_not_supported")
+    assert "deprecation" not in answer.headers
+
+
+def test_logs_hold_no_body_and_no_identity(door: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    secrets = ("secret-viewer", "secret-film", "secret-request", "secret-suite", "203.0.113.7")
+    body = json.loads(GOOD)
+    body[0]["params"] |= {
+        "visitor.marketingCloudUserId": secrets[0],
+        "media.id": secrets[1],
+        "analytics.reportSuite": secrets[3],
+    }
+    sent = json.dumps(body).encode()
+    edge = receive.EDGE + f"?configId={secrets[3]}&requestId={secrets[2]}"
+
+    def broken(*_arguments: object) -> str:
+        raise ValueError(sent.decode())
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(receive, "visitor_key_of", broken)
+        assert door.post(sent, x_request_id=secrets[2]).status_code == 201
+    door.log.broken = True
+    for path in (receive.DOWNLOADED, edge):
+        assert door.post(sent, path, x_request_id=secrets[2], x_forwarded_for=secrets[4]).status_code == 503
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline.ingest.app.read_body", broken)
+        assert door.post(sent, edge).status_code == 503
+    said = "".join(capsys.readouterr())
+    assert all(word in said for word in ("internal_error", "not_stored", "not_answered"))
+    assert [secret for secret in secrets if secret in said] == []
 
 
 def test_the_schemas_are_served_by_name(door: Asked) -> None:

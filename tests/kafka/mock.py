@@ -10,6 +10,7 @@ import confluent_kafka
 
 PRODUCER = 0
 NO_LEADER = -1
+PRODUCE = 0
 POINTERS = (
     "rd_kafka_conf_new",
     "rd_kafka_new",
@@ -39,6 +40,26 @@ class MockCluster:
         """Give a partition this leader, or none."""
         self._must(
             self._library.rd_kafka_mock_partition_set_leader(self._cluster, self._topic, partition, broker)
+        )
+
+    def delay_ms(self, delay: int) -> None:
+        """Let every answer of the broker take so long."""
+        self._must(self._library.rd_kafka_mock_broker_set_rtt(self._cluster, 1, delay))
+
+    def refuse_produce(self, *codes: int) -> None:
+        """Answer the next produce requests with these errors."""
+        errors = (ctypes.c_int * len(codes))(*codes)
+        self._library.rd_kafka_mock_push_request_errors_array(
+            self._cluster, ctypes.c_int16(PRODUCE), ctypes.c_size_t(len(codes)), errors
+        )
+
+    def end_identity(self, producer: confluent_kafka.Producer) -> None:
+        """Give a producer a fatal error, as a broker does that has forgotten or fenced it."""
+        handle = ctypes.c_void_p.from_address(id(producer) + object.__basicsize__)
+        self._must(
+            self._library.rd_kafka_test_fatal_error(
+                handle, confluent_kafka.KafkaError.INVALID_PRODUCER_EPOCH, b"made by a test"
+            )
         )
 
     def __enter__(self) -> MockCluster:

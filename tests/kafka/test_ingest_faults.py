@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,8 @@ from tests.load import Senders
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
+LEAST = 30
+QUICK_S = 0.5
 SDK_PATIENCE_S = 5.0
 """SDKs give an answer up after so long."""
 
@@ -54,12 +58,15 @@ def stored(settings: Settings) -> set[str]:
     return {str(value["session_id"]) for value in rows(settings, "media.uploads")}
 
 
-def check_nothing_lost(settings: Settings, senders: Senders, least: int = 30) -> None:
+def check_nothing_lost(settings: Settings, senders: Senders, least: int = LEAST) -> None:
     assert len(senders.acknowledged) >= least, "the load was too small to prove anything"
     assert senders.deleted == 0, "an SDK gave a session up"
     assert senders.acknowledged <= stored(settings), "lost"
     assert senders.slowest_s < SDK_PATIENCE_S
     assert not {status for status in senders.statuses if status not in (201, 503)}
+    for answers in senders.answers:
+        assert answers[-1] == 201, "every upload ends with its 201"
+        assert set(answers[:-1]) <= {None, 503}, "and before it there was only what makes a device try again"
 
 
 def test_a_broker_that_dies_and_comes_back_costs_no_upload_and_no_503(
@@ -67,7 +74,7 @@ def test_a_broker_that_dies_and_comes_back_costs_no_upload_and_no_503(
 ) -> None:
     with Ingest(settings) as ingest:
         with loaded(ingest) as senders:
-            time.sleep(1)
+            senders.await_acknowledged(LEAST)
             broker.kill()
             time.sleep(4)
             broker.start_again()
@@ -84,12 +91,17 @@ def test_a_broker_that_accepts_but_never_acknowledges_does_not_slow_answers_beyo
 ) -> None:
     with Ingest(settings) as ingest:
         with loaded(ingest) as senders:
-            time.sleep(1)
+            senders.await_acknowledged(LEAST)
             broker.freeze()
-            time.sleep(6)
+            frozen_at = time.monotonic()
+            time.sleep(8)
+            thawed_at = time.monotonic()
             broker.freeze(frozen=False)
             time.sleep(1)
         assert set(senders.statuses) == {201}
+        # Each partition is waited for once; then its uploads go to the spool without waiting.
+        during = sorted(took for at, took in senders.took_s if frozen_at + 3 < at < thawed_at)
+        assert during[len(during) // 2] < QUICK_S, during
         ingest.await_forwarded()
         check_nothing_lost(settings, senders)
         assert ingest.stop() == 0
@@ -99,7 +111,7 @@ def test_kill_9_with_a_full_spool_and_a_start_without_broker_lose_nothing(
     broker: Kafka, settings: Settings
 ) -> None:
     with Ingest(settings) as ingest, loaded(ingest) as first:
-        time.sleep(1)
+        first.await_acknowledged(LEAST)
         broker.kill()
         time.sleep(4)
         ingest.kill()
@@ -108,7 +120,7 @@ def test_kill_9_with_a_full_spool_and_a_start_without_broker_lose_nothing(
             assert client.get("/health/ready").status_code == 200
         with loaded(again) as second:
             time.sleep(4)
-        assert second.acknowledged
+            second.await_acknowledged(10)
         broker.start_again()
         again.await_forwarded()
         check_nothing_lost(settings, first)
@@ -118,11 +130,28 @@ def test_kill_9_with_a_full_spool_and_a_start_without_broker_lose_nothing(
     assert spools == [], "an empty spool leaves nothing behind"
 
 
+def test_a_running_ingest_adopts_the_spool_of_a_dead_one(broker: Kafka, settings: Settings) -> None:
+    with Ingest(settings) as living, Ingest(settings) as dying:
+        with loaded(dying) as senders:
+            time.sleep(1)
+            broker.kill()
+            time.sleep(4)
+            dying.kill()
+        broker.start_again()
+        end = time.monotonic() + 40
+        while len(list((settings.data_dir / "spool").iterdir())) > 1:
+            assert time.monotonic() < end, "the dead one's spool is still there"
+            time.sleep(0.2)
+        living.await_forwarded()
+        assert senders.acknowledged <= stored(settings), "lost"
+        assert living.stop() == 0
+
+
 def test_sigterm_with_requests_in_flight_keeps_what_was_acknowledged(
     broker: Kafka, settings: Settings
 ) -> None:
     with Ingest(settings) as ingest, loaded(ingest) as senders:
-        time.sleep(2)
+        senders.await_acknowledged(LEAST)
         assert ingest.stop() == 0
     check_nothing_lost(settings, senders)
 
@@ -134,6 +163,7 @@ def test_sigterm_while_the_broker_is_away_keeps_the_spool_for_the_next_process(
         with loaded(ingest) as senders:
             broker.kill()
             time.sleep(4)
+            senders.await_acknowledged(10)
         assert ingest.stop() == 0
     broker.start_again()
     with Ingest(settings) as again:
@@ -141,13 +171,54 @@ def test_sigterm_while_the_broker_is_away_keeps_the_spool_for_the_next_process(
         check_nothing_lost(settings, senders, least=10)
 
 
+@contextmanager
+def small_disk(at: Path) -> Iterator[None]:
+    """Mount a disk of a few MB here, or skip the test where that is not allowed."""
+    at.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=22m", "tmpfs", str(at)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted: {mounted.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(at)], check=True)
+
+
+def test_a_disk_without_room_is_503_in_time_and_drains_when_kafka_is_back(
+    broker: Kafka, settings: Settings, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk):
+        on_disk = dataclasses.replace(settings, data_dir=disk)
+        with Ingest(on_disk) as ingest:
+            with loaded(ingest, (Platform.IOS,)) as senders:
+                time.sleep(1)
+                broker.kill()
+                (disk / "other").write_bytes(bytes(5 * 1024 * 1024))  # somebody else fills the disk
+                end = time.monotonic() + 40
+                while not senders.statuses[503]:
+                    assert time.monotonic() < end, senders.statuses
+                    time.sleep(0.2)
+                with ingest.client() as client:
+                    assert client.get("/health/ready").status_code == 503
+                broker.start_again()
+                time.sleep(4)
+            ingest.await_forwarded()
+            check_nothing_lost(settings, senders)
+            with ingest.client() as client:
+                assert client.get("/health/ready").status_code == 200
+            assert ingest.stop() == 0
+
+
 def test_a_full_disk_is_503_and_what_was_acknowledged_stays(broker: Kafka, settings: Settings) -> None:
     with Ingest(settings, file_limit_bytes=600_000) as ingest:
         # A full disk is 503: iOS keeps its sessions for ever, Android deletes one after three of them.
         with loaded(ingest, (Platform.IOS,)) as senders:
-            time.sleep(1)
+            senders.await_acknowledged(LEAST)
             broker.kill()
-            end = time.monotonic() + 40
+            end = time.monotonic() + 90
             while not senders.statuses[503]:
                 assert time.monotonic() < end, senders.statuses
                 time.sleep(0.2)

@@ -20,7 +20,9 @@ def upload(number: int, size: int = 10) -> Record:
 
 
 def opened(directory: Path, most_bytes: int = 10_000_000, now_ms: int = 2_000) -> Spool:
-    spool = Spool(directory, most_bytes=most_bytes, most_age_ms=60_000, now_ms=lambda: now_ms)
+    spool = Spool(
+        directory, most_bytes=most_bytes, most_age_ms=60_000, now_ms=lambda: now_ms, schema="the schema"
+    )
     spool.open()
     return spool
 

@@ -1,0 +1,147 @@
+"""The ingest's producer on librdkafka's mock cluster: spent identities, brokers that hang, full queues."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaError
+
+from pipeline.contract.ports import NeverTaken, Unavailable
+from pipeline.contract.record import Record
+from pipeline.contract.topics import load_topics
+from pipeline.kafka.uploads import UploadProducer
+from pipeline.settings import load
+from pipeline.topology import UPLOADS
+from tests.kafka.mock import MockCluster
+
+DEADLINE_MS = 1_000
+DEADLINE_S = DEADLINE_MS / 1000
+
+
+@pytest.fixture
+def cluster() -> Iterator[MockCluster]:
+    with MockCluster(UPLOADS, load_topics()[UPLOADS].partitions) as mock:
+        yield mock
+
+
+def record(number: int, size: int = 100) -> Record:
+    return Record(UPLOADS, number % 24, b"%d" % number, bytes(size), 1_700_000_000_000)
+
+
+def run(cluster: MockCluster, data_dir: Path, work: Callable[[UploadProducer], Awaitable[None]]) -> None:
+    """Run work on a producer that has stored something before."""
+    settings = load(
+        {},
+        kafka_bootstrap=cluster.bootstrap,
+        data_dir=data_dir,
+        ingest_ack_deadline_ms=DEADLINE_MS,
+    )
+
+    async def main() -> None:
+        producer = UploadProducer(settings, time.monotonic)
+        for _ in range(5):  # the first one may wait for the producer's id
+            try:
+                await producer.store([record(0)])
+                break
+            except Unavailable:
+                continue
+        await work(producer)
+        producer.close()
+
+    asyncio.run(main())
+
+
+async def stored(producer: UploadProducer, number: int) -> str:
+    try:
+        await producer.store([record(number)])
+    except (Unavailable, NeverTaken) as error:
+        return type(error).__name__
+    return "stored"
+
+
+def test_what_is_acknowledged_makes_it_ready(cluster: MockCluster, tmp_path: Path) -> None:
+    async def work(producer: UploadProducer) -> None:
+        await producer.store([record(n) for n in range(50)])
+        assert producer.is_ready()
+
+    run(cluster, tmp_path, work)
+
+
+def test_a_producer_whose_identity_is_spent_is_replaced_and_every_store_ends(
+    cluster: MockCluster, tmp_path: Path
+) -> None:
+    async def work(producer: UploadProducer) -> None:
+        for _ in range(3):
+            cluster.end_identity(producer._producer)
+            spent = producer._producer
+            started = time.monotonic()
+            ended = await asyncio.gather(*(stored(producer, n) for n in range(200)))
+            assert time.monotonic() - started < DEADLINE_S * 2
+            assert set(ended) <= {"stored", "Unavailable"}
+            for _ in range(20):
+                if await stored(producer, 1) == "stored":
+                    break
+            else:
+                raise AssertionError("it stores no more")
+            assert producer._producer is not spent
+        await asyncio.sleep(DEADLINE_S * 1.5)
+        assert producer._retired == []
+
+    run(cluster, tmp_path, work)
+
+
+@pytest.mark.parametrize("code", [KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER])
+def test_a_refused_identity_costs_at_most_a_try(cluster: MockCluster, tmp_path: Path, code: int) -> None:
+    async def work(producer: UploadProducer) -> None:
+        cluster.refuse_produce(code)
+        first = await stored(producer, 1)
+        assert first in {"stored", "Unavailable"}
+        assert "stored" in [await stored(producer, n) for n in range(2, 12)]
+
+    run(cluster, tmp_path, work)
+
+
+def test_a_broker_that_accepts_but_never_acknowledges_ends_every_store_in_time(
+    cluster: MockCluster, tmp_path: Path
+) -> None:
+    async def work(producer: UploadProducer) -> None:
+        cluster.delay_ms(20_000)
+        started = time.monotonic()
+        ended = await asyncio.gather(*(stored(producer, n) for n in range(300)))
+        assert set(ended) == {"Unavailable"}
+        assert time.monotonic() - started < DEADLINE_S + 0.5
+        assert not producer.is_ready()
+        cluster.delay_ms(0)
+
+    run(cluster, tmp_path, work)
+
+
+def test_a_full_queue_is_told_at_once(
+    cluster: MockCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.kafka.uploads.QUEUE_KBYTES", 64)
+
+    async def work(producer: UploadProducer) -> None:
+        cluster.delay_ms(20_000)
+        waiting = [asyncio.create_task(stored(producer, n)) for n in range(2_000)]
+        await asyncio.sleep(0)
+        started = time.monotonic()
+        assert await stored(producer, 1) == "Unavailable"
+        assert time.monotonic() - started < DEADLINE_S / 2
+        await asyncio.gather(*waiting)
+        cluster.delay_ms(0)
+
+    run(cluster, tmp_path, work)
+
+
+def test_a_record_that_is_too_large_is_never_taken(cluster: MockCluster, tmp_path: Path) -> None:
+    async def work(producer: UploadProducer) -> None:
+        with pytest.raises(NeverTaken) as refused:
+            await producer.store([record(1), record(2, size=30_000_000)])
+        assert refused.value.refused == {1}
+
+    run(cluster, tmp_path, work)
