@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 DATA_DIR ?= .data
 
-.PHONY: run demo test check format lock bench faults kafka registry clean
+.PHONY: run demo test check format lock bench compiled faults kafka registry clean
 
 run: .venv/run.stamp ## start the embedded default, send the samples, show them, go on serving
 	$(BIN)/pipeline demo --serve --data-dir $(DATA_DIR)
@@ -35,6 +35,9 @@ format: .venv/dev.stamp ## write what check would complain of, where a tool can
 bench: .venv/dev.stamp ## benchmarks, as ratios of one run
 	$(BIN)/python -m bench
 
+compiled: .venv/dev.stamp ## the hot path compiled by mypyc, in place (needs a C compiler); undo: make clean
+	$(BIN)/python -m deploy.compiled
+
 faults: .venv/dev.stamp ## the fault matrix on Apache Kafka; SHORT=1: under 5 minutes, SEED=…, ONLY=worker|ingest|…
 	$(BIN)/python -m faults $(if $(SHORT),--short) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
@@ -53,6 +56,7 @@ lock: ## resolve the locked requirements anew (needs uv)
 		--extra dev --extra otel -c requirements/run.txt --custom-compile-command "make lock" pyproject.toml -o requirements/dev.txt
 
 clean: ## remove what was installed and built, never the data
+	find pipeline -name '*.so' -delete
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build
 
 .venv/run.stamp: requirements/run.txt pyproject.toml

@@ -97,10 +97,15 @@ def _identified(upload: Upload, directory: Directory) -> Identified | Refusal:
         return Refusal("door_disagrees", _problems(upload))
     identity = session_id(session, datastream)
     key = visitor_key(session, datastream, identity)
-    if datastream.pseudonymise:
-        hidden = pseudonymised(session.visitor, datastream.pseudonymise, directory.pseudonym_key)
-        session = session._replace(visitor=hidden)
-    return Identified(session, datastream, identity, key)
+    return Identified(outward(session, datastream, directory), datastream, identity, key)
+
+
+def outward(session: Session, datastream: Datastream, directory: Directory) -> Session:
+    """Return the session as outputs show it: with pseudonyms where the datastream wants them."""
+    if not datastream.pseudonymise:
+        return session
+    hidden = pseudonymised(session.visitor, datastream.pseudonymise, directory.pseudonym_key)
+    return session._replace(visitor=hidden)
 
 
 def _decoded(upload: Upload, datastream: Datastream) -> Session:
