@@ -18,11 +18,11 @@ GROUP: Final = "pipeline.compiled"
 
 
 def sources() -> tuple[Path, ...]:
-    """Return the modules that are compiled: the domain core, both wire forms, the records' writers."""
+    """Return the modules that are compiled: the domain core, both wire forms, the records."""
     session = sorted(ROOT.glob("pipeline/session/*.py"))
     wire = [ROOT / f"pipeline/wire/{name}.py" for name in _WIRE]
-    contract = [ROOT / f"pipeline/contract/{name}.py" for name in ("avro", "records")]
-    return tuple(path for path in (*session, *wire, *contract) if path.stem not in _ON_DEMAND)
+    records = ROOT / "pipeline/contract/records.py"
+    return tuple(path for path in (*session, *wire, records) if path.stem not in _ON_DEMAND)
 
 
 def built(source: Path) -> Path:

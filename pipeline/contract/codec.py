@@ -26,11 +26,8 @@ class Undecodable(Exception):
 class AvroRecord(Protocol):
     """A generated record class of `pipeline.contract.records`."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in Avro's binary form."""
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it: a value in a union is a pair with its branch's name."""
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Self:
@@ -46,24 +43,25 @@ class Codec:
     def __init__(self, schema_ids: SchemaIds, subject_prefix: str = "") -> None:
         self._ids = schema_ids
         self._subject_prefix = subject_prefix
-        self._frames: dict[str, tuple[bytes, str]] = {}
+        self._writers: dict[str, tuple[bytes, str, Any]] = {}
         self._readers: dict[int, tuple[Any, Any]] = {}
 
     def encode(self, topic: str, record: AvroRecord) -> bytes:
         """Return the framed record under the topic's schema, or raise TypeError for another record."""
-        frame, name = self._frames.get(topic) or self.prepare(topic)
+        frame, name, parsed = self._writers.get(topic) or self.prepare(topic)
         if type(record).__name__ != name:
             raise TypeError(f"{topic} holds {name}, not {type(record).__name__}")
-        out = bytearray(frame)
-        record.write(out)
-        return bytes(out)
+        out = io.BytesIO()
+        out.write(frame)
+        fastavro.schemaless_writer(out, parsed, record.to_avro())
+        return out.getvalue()
 
-    def prepare(self, topic: str) -> tuple[bytes, str]:
+    def prepare(self, topic: str) -> tuple[bytes, str, Any]:
         """Look the topic's schema id up now, so that a registry that is away shows at the start."""
         schema = load_schema(topic)
         schema_id = self._ids.id_of(self._subject_prefix + subject_of(topic), schema_text(schema))
-        found = (_FRAME.pack(MAGIC, schema_id), str(schema["name"]))
-        self._frames[topic] = found
+        found = (_FRAME.pack(MAGIC, schema_id), str(schema["name"]), fastavro.parse_schema(schema))
+        self._writers[topic] = found
         return found
 
     def decode(self, value: bytes | None) -> dict[str, Any]:

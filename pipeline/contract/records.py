@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from pipeline.contract.avro import LONG, NAME, double, write_any
+_BRANCHES: Final = {str: "string", int: "long", float: "double", bool: "boolean"}
+_NULL: Final = ("null", None)
 
 
 class Route(NamedTuple):
@@ -20,22 +21,8 @@ class Route(NamedTuple):
     ssl: bool = True
     """Whether to use TLS."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        report_suite_, tracking_server_, organisation_, ssl_ = self
-        text = report_suite_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = tracking_server_.encode()
-        out += LONG[len(text)]
-        out += text
-        out.append(1 if ssl_ else 0)
-        text = organisation_.encode()
-        out += LONG[len(text)]
-        out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "report_suite": self.report_suite,
             "tracking_server": self.tracking_server,
@@ -66,20 +53,8 @@ class Identity(NamedTuple):
     primary: bool = False
     """The primary identity of an identityMap."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        namespace_, id_, auth_state_, primary_ = self
-        text = namespace_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = id_.encode()
-        out += LONG[len(text)]
-        out += text
-        out += LONG[auth_state_]
-        out.append(1 if primary_ else 0)
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "namespace": self.namespace,
             "id": self.id,
@@ -114,50 +89,14 @@ class Visitor(NamedTuple):
     identities: tuple[Identity, ...] = ()
     """customerIDs or identityMap, in order of appearance."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        ecid_, ecid_generated_, aid_, vid_, location_hint_, identities_ = self
-        if ecid_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = ecid_.encode()
-            out += LONG[len(text)]
-            out += text
-        out.append(1 if ecid_generated_ else 0)
-        if aid_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = aid_.encode()
-            out += LONG[len(text)]
-            out += text
-        if vid_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = vid_.encode()
-            out += LONG[len(text)]
-            out += text
-        if location_hint_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[location_hint_]
-        if identities_:
-            out += LONG[len(identities_)]
-            for one_identities_ in identities_:
-                one_identities_.write(out)
-        out.append(0)
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
-            "ecid": self.ecid,
+            "ecid": _NULL if self.ecid is None else ("string", self.ecid),
             "ecid_generated": self.ecid_generated,
-            "aid": self.aid,
-            "vid": self.vid,
-            "location_hint": self.location_hint,
+            "aid": _NULL if self.aid is None else ("string", self.aid),
+            "vid": _NULL if self.vid is None else ("string", self.vid),
+            "location_hint": _NULL if self.location_hint is None else ("long", self.location_hint),
             "identities": [item.to_avro() for item in self.identities],
         }
 
@@ -186,18 +125,8 @@ class StateTotal(NamedTuple):
     time_s: int = 0
     """Wall clock time that it was open, in seconds, rounded half up once."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        name_, count_, time_ms_, time_s_ = self
-        text = name_.encode()
-        out += LONG[len(text)]
-        out += text
-        out += LONG[count_]
-        out += LONG[time_ms_]
-        out += LONG[time_s_]
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "name": self.name,
             "count": self.count,
@@ -302,147 +231,8 @@ class SessionMetrics(NamedTuple):
     states: tuple[StateTotal, ...] = ()
     """Player states, the first ten names of the session."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            content_time_spent_ms_,
-            content_time_spent_s_,
-            media_time_spent_ms_,
-            media_time_spent_s_,
-            unique_time_played_ms_,
-            unique_time_played_s_,
-            average_minute_audience_,
-            estimated_streams_,
-            progress_markers_,
-            segment_,
-            is_viewed_,
-            is_played_,
-            is_completed_,
-            has_resume_,
-            is_authorized_,
-            is_federated_,
-            is_dropped_before_start_,
-            pause_count_,
-            pause_time_ms_,
-            pause_time_s_,
-            buffer_count_,
-            buffer_time_ms_,
-            buffer_time_s_,
-            stall_count_,
-            stall_time_ms_,
-            stall_time_s_,
-            ad_count_,
-            ad_time_spent_ms_,
-            ad_time_spent_s_,
-            chapter_count_,
-            seconds_since_last_call_,
-            bitrate_average_kbps_,
-            bitrate_average_bucket_,
-            bitrate_change_count_,
-            dropped_frames_,
-            frames_per_second_,
-            time_to_start_ms_,
-            error_count_,
-            player_sdk_errors_,
-            external_errors_,
-            states_,
-        ) = self
-        out += LONG[content_time_spent_ms_]
-        out += LONG[content_time_spent_s_]
-        out += LONG[media_time_spent_ms_]
-        out += LONG[media_time_spent_s_]
-        out += LONG[unique_time_played_ms_]
-        out += LONG[unique_time_played_s_]
-        if average_minute_audience_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(average_minute_audience_)
-        out += LONG[estimated_streams_]
-        if progress_markers_:
-            out += LONG[len(progress_markers_)]
-            for one_progress_markers_ in progress_markers_:
-                out += LONG[one_progress_markers_]
-        out.append(0)
-        if segment_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = segment_.encode()
-            out += LONG[len(text)]
-            out += text
-        out.append(1 if is_viewed_ else 0)
-        out.append(1 if is_played_ else 0)
-        out.append(1 if is_completed_ else 0)
-        out.append(1 if has_resume_ else 0)
-        out.append(1 if is_authorized_ else 0)
-        out.append(1 if is_federated_ else 0)
-        out.append(1 if is_dropped_before_start_ else 0)
-        out += LONG[pause_count_]
-        out += LONG[pause_time_ms_]
-        out += LONG[pause_time_s_]
-        out += LONG[buffer_count_]
-        out += LONG[buffer_time_ms_]
-        out += LONG[buffer_time_s_]
-        out += LONG[stall_count_]
-        out += LONG[stall_time_ms_]
-        out += LONG[stall_time_s_]
-        out += LONG[ad_count_]
-        out += LONG[ad_time_spent_ms_]
-        out += LONG[ad_time_spent_s_]
-        out += LONG[chapter_count_]
-        out += LONG[seconds_since_last_call_]
-        if bitrate_average_kbps_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[bitrate_average_kbps_]
-        if bitrate_average_bucket_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = bitrate_average_bucket_.encode()
-            out += LONG[len(text)]
-            out += text
-        out += LONG[bitrate_change_count_]
-        if dropped_frames_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[dropped_frames_]
-        if frames_per_second_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[frames_per_second_]
-        if time_to_start_ms_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[time_to_start_ms_]
-        out += LONG[error_count_]
-        if player_sdk_errors_:
-            out += LONG[len(player_sdk_errors_)]
-            for one_player_sdk_errors_ in player_sdk_errors_:
-                text = one_player_sdk_errors_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-        if external_errors_:
-            out += LONG[len(external_errors_)]
-            for one_external_errors_ in external_errors_:
-                text = one_external_errors_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-        if states_:
-            out += LONG[len(states_)]
-            for one_states_ in states_:
-                one_states_.write(out)
-        out.append(0)
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "content_time_spent_ms": self.content_time_spent_ms,
             "content_time_spent_s": self.content_time_spent_s,
@@ -450,10 +240,12 @@ class SessionMetrics(NamedTuple):
             "media_time_spent_s": self.media_time_spent_s,
             "unique_time_played_ms": self.unique_time_played_ms,
             "unique_time_played_s": self.unique_time_played_s,
-            "average_minute_audience": self.average_minute_audience,
+            "average_minute_audience": _NULL
+            if self.average_minute_audience is None
+            else ("double", self.average_minute_audience),
             "estimated_streams": self.estimated_streams,
-            "progress_markers": list(self.progress_markers),
-            "segment": self.segment,
+            "progress_markers": [item for item in self.progress_markers],
+            "segment": _NULL if self.segment is None else ("string", self.segment),
             "is_viewed": self.is_viewed,
             "is_played": self.is_played,
             "is_completed": self.is_completed,
@@ -475,12 +267,18 @@ class SessionMetrics(NamedTuple):
             "ad_time_spent_s": self.ad_time_spent_s,
             "chapter_count": self.chapter_count,
             "seconds_since_last_call": self.seconds_since_last_call,
-            "bitrate_average_kbps": self.bitrate_average_kbps,
-            "bitrate_average_bucket": self.bitrate_average_bucket,
+            "bitrate_average_kbps": _NULL
+            if self.bitrate_average_kbps is None
+            else ("long", self.bitrate_average_kbps),
+            "bitrate_average_bucket": _NULL
+            if self.bitrate_average_bucket is None
+            else ("string", self.bitrate_average_bucket),
             "bitrate_change_count": self.bitrate_change_count,
-            "dropped_frames": self.dropped_frames,
-            "frames_per_second": self.frames_per_second,
-            "time_to_start_ms": self.time_to_start_ms,
+            "dropped_frames": _NULL if self.dropped_frames is None else ("long", self.dropped_frames),
+            "frames_per_second": _NULL
+            if self.frames_per_second is None
+            else ("long", self.frames_per_second),
+            "time_to_start_ms": _NULL if self.time_to_start_ms is None else ("long", self.time_to_start_ms),
             "error_count": self.error_count,
             "player_sdk_errors": list(self.player_sdk_errors),
             "external_errors": list(self.external_errors),
@@ -579,109 +377,8 @@ class AnalyticsCall(NamedTuple):
     is_completed: bool | None = None
     """Whether the ad or chapter was completed, on its close."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            session_id_,
-            revision_,
-            sequence_,
-            upload_id_,
-            datastream_id_,
-            call_,
-            ts_,
-            ts_ms_,
-            received_at_ms_,
-            pev3_,
-            routes_,
-            visitor_,
-            query_,
-            context_,
-            flags_,
-            pe_,
-            page_event_,
-            metrics_,
-            time_spent_ms_,
-            is_completed_,
-        ) = self
-        text = session_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        out += LONG[revision_]
-        out += LONG[sequence_]
-        text = upload_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = datastream_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = call_.encode()
-        out += LONG[len(text)]
-        out += text
-        out += LONG[ts_]
-        out += LONG[ts_ms_]
-        out += LONG[received_at_ms_]
-        if pe_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = pe_.encode()
-            out += LONG[len(text)]
-            out += text
-        text = pev3_.encode()
-        out += LONG[len(text)]
-        out += text
-        if page_event_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[page_event_]
-        if routes_:
-            out += LONG[len(routes_)]
-            for one_routes_ in routes_:
-                one_routes_.write(out)
-        out.append(0)
-        visitor_.write(out)
-        if query_:
-            out += LONG[len(query_)]
-            for key, of_query_ in query_.items():
-                out += NAME[key]
-                text = of_query_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-        if context_:
-            out += LONG[len(context_)]
-            for key, of_context_ in context_.items():
-                out += NAME[key]
-                text = of_context_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-        if metrics_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            metrics_.write(out)
-        if time_spent_ms_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[time_spent_ms_]
-        if is_completed_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if is_completed_ else 0)
-        if flags_:
-            out += LONG[len(flags_)]
-            for one_flags_ in flags_:
-                text = one_flags_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "session_id": self.session_id,
             "revision": self.revision,
@@ -692,16 +389,18 @@ class AnalyticsCall(NamedTuple):
             "ts": self.ts,
             "ts_ms": self.ts_ms,
             "received_at_ms": self.received_at_ms,
-            "pe": self.pe,
+            "pe": _NULL if self.pe is None else ("string", self.pe),
             "pev3": self.pev3,
-            "page_event": self.page_event,
+            "page_event": _NULL if self.page_event is None else ("int", self.page_event),
             "routes": [item.to_avro() for item in self.routes],
             "visitor": self.visitor.to_avro(),
             "query": self.query,
             "context": self.context,
-            "metrics": None if self.metrics is None else self.metrics.to_avro(),
-            "time_spent_ms": self.time_spent_ms,
-            "is_completed": self.is_completed,
+            "metrics": _NULL
+            if self.metrics is None
+            else ("media.pipeline.v1.SessionMetrics", self.metrics.to_avro()),
+            "time_spent_ms": _NULL if self.time_spent_ms is None else ("long", self.time_spent_ms),
+            "is_completed": _NULL if self.is_completed is None else ("boolean", self.is_completed),
             "flags": list(self.flags),
         }
 
@@ -746,35 +445,14 @@ class DayChanged(NamedTuple):
     replay_id: str | None = None
     """The replay that changed it."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        datastream_id_, viewing_day_, changed_at_ms_, session_id_, replay_id_ = self
-        text = datastream_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = viewing_day_.encode()
-        out += LONG[len(text)]
-        out += text
-        out += LONG[changed_at_ms_]
-        text = session_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        if replay_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = replay_id_.encode()
-            out += LONG[len(text)]
-            out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "datastream_id": self.datastream_id,
             "viewing_day": self.viewing_day,
             "changed_at_ms": self.changed_at_ms,
             "session_id": self.session_id,
-            "replay_id": self.replay_id,
+            "replay_id": _NULL if self.replay_id is None else ("string", self.replay_id),
         }
 
     @classmethod
@@ -801,37 +479,15 @@ class Qoe(NamedTuple):
     time_to_start_ms: float | None = None
     """Time to start, in ms."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        bitrate_, dropped_frames_, frames_per_second_, time_to_start_ms_ = self
-        if bitrate_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(bitrate_)
-        if dropped_frames_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(dropped_frames_)
-        if frames_per_second_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(frames_per_second_)
-        if time_to_start_ms_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(time_to_start_ms_)
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
-            "bitrate": self.bitrate,
-            "dropped_frames": self.dropped_frames,
-            "frames_per_second": self.frames_per_second,
-            "time_to_start_ms": self.time_to_start_ms,
+            "bitrate": _NULL if self.bitrate is None else ("double", self.bitrate),
+            "dropped_frames": _NULL if self.dropped_frames is None else ("double", self.dropped_frames),
+            "frames_per_second": _NULL
+            if self.frames_per_second is None
+            else ("double", self.frames_per_second),
+            "time_to_start_ms": _NULL if self.time_to_start_ms is None else ("double", self.time_to_start_ms),
         }
 
     @classmethod
@@ -873,90 +529,21 @@ class SessionEvent(NamedTuple):
     unknown_json: str | None = None
     """Undocumented members and params as sent, as JSON."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            sequence_,
-            event_type_,
-            occurred_at_ms_,
-            playhead_s_,
-            details_,
-            qoe_,
-            custom_metadata_,
-            states_started_,
-            states_ended_,
-            utc_offset_min_,
-            is_added_,
-            unknown_json_,
-        ) = self
-        out += LONG[sequence_]
-        text = event_type_.encode()
-        out += LONG[len(text)]
-        out += text
-        out += LONG[occurred_at_ms_]
-        out += double(playhead_s_)
-        if details_:
-            out += LONG[len(details_)]
-            for key, of_details_ in details_.items():
-                out += NAME[key]
-                write_any(out, of_details_)
-        out.append(0)
-        if qoe_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            qoe_.write(out)
-        if custom_metadata_:
-            out += LONG[len(custom_metadata_)]
-            for key, of_custom_metadata_ in custom_metadata_.items():
-                out += NAME[key]
-                text = of_custom_metadata_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-        if states_started_:
-            out += LONG[len(states_started_)]
-            for one_states_started_ in states_started_:
-                text = one_states_started_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-        if states_ended_:
-            out += LONG[len(states_ended_)]
-            for one_states_ended_ in states_ended_:
-                text = one_states_ended_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-        if utc_offset_min_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[utc_offset_min_]
-        out.append(1 if is_added_ else 0)
-        if unknown_json_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = unknown_json_.encode()
-            out += LONG[len(text)]
-            out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "sequence": self.sequence,
             "event_type": self.event_type,
             "occurred_at_ms": self.occurred_at_ms,
             "playhead_s": self.playhead_s,
-            "details": self.details,
-            "qoe": None if self.qoe is None else self.qoe.to_avro(),
+            "details": {key: (_BRANCHES[type(items)], items) for key, items in self.details.items()},
+            "qoe": _NULL if self.qoe is None else ("media.pipeline.v1.Qoe", self.qoe.to_avro()),
             "custom_metadata": self.custom_metadata,
             "states_started": list(self.states_started),
             "states_ended": list(self.states_ended),
-            "utc_offset_min": self.utc_offset_min,
+            "utc_offset_min": _NULL if self.utc_offset_min is None else ("int", self.utc_offset_min),
             "is_added": self.is_added,
-            "unknown_json": self.unknown_json,
+            "unknown_json": _NULL if self.unknown_json is None else ("string", self.unknown_json),
         }
 
     @classmethod
@@ -992,27 +579,8 @@ class SessionEvents(NamedTuple):
     events: tuple[SessionEvent, ...]
     """The events."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        session_id_, revision_, upload_id_, datastream_id_, events_ = self
-        text = session_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        out += LONG[revision_]
-        text = upload_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = datastream_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        if events_:
-            out += LONG[len(events_)]
-            for one_events_ in events_:
-                one_events_.write(out)
-        out.append(0)
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "session_id": self.session_id,
             "revision": self.revision,
@@ -1071,145 +639,26 @@ class IndexEntry(NamedTuple):
     migrated_from: str | None = None
     """Topic prefix that `topics migrate` brought the entry from; null for one of these topics' own."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            kind_,
-            recorded_at_ms_,
-            visitor_key_,
-            upload_id_,
-            replay_id_,
-            source_topic_,
-            source_partition_,
-            source_offset_,
-            revision_,
-            outcome_,
-            reason_,
-            next_offset_,
-            cluster_id_,
-            topic_id_,
-            uploads_,
-            dead_letters_,
-            migrated_from_,
-        ) = self
-        text = kind_.encode()
-        out += LONG[len(text)]
-        out += text
-        if visitor_key_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = visitor_key_.encode()
-            out += LONG[len(text)]
-            out += text
-        if upload_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = upload_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if replay_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = replay_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if source_topic_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = source_topic_.encode()
-            out += LONG[len(text)]
-            out += text
-        if source_partition_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[source_partition_]
-        if source_offset_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[source_offset_]
-        if revision_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[revision_]
-        if outcome_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = outcome_.encode()
-            out += LONG[len(text)]
-            out += text
-        if reason_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = reason_.encode()
-            out += LONG[len(text)]
-            out += text
-        if next_offset_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[next_offset_]
-        if cluster_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = cluster_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if topic_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = topic_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if uploads_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[uploads_]
-        if dead_letters_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[dead_letters_]
-        out += LONG[recorded_at_ms_]
-        if migrated_from_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = migrated_from_.encode()
-            out += LONG[len(text)]
-            out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "kind": self.kind,
-            "visitor_key": self.visitor_key,
-            "upload_id": self.upload_id,
-            "replay_id": self.replay_id,
-            "source_topic": self.source_topic,
-            "source_partition": self.source_partition,
-            "source_offset": self.source_offset,
-            "revision": self.revision,
-            "outcome": self.outcome,
-            "reason": self.reason,
-            "next_offset": self.next_offset,
-            "cluster_id": self.cluster_id,
-            "topic_id": self.topic_id,
-            "uploads": self.uploads,
-            "dead_letters": self.dead_letters,
+            "visitor_key": _NULL if self.visitor_key is None else ("string", self.visitor_key),
+            "upload_id": _NULL if self.upload_id is None else ("string", self.upload_id),
+            "replay_id": _NULL if self.replay_id is None else ("string", self.replay_id),
+            "source_topic": _NULL if self.source_topic is None else ("string", self.source_topic),
+            "source_partition": _NULL if self.source_partition is None else ("int", self.source_partition),
+            "source_offset": _NULL if self.source_offset is None else ("long", self.source_offset),
+            "revision": _NULL if self.revision is None else ("int", self.revision),
+            "outcome": _NULL if self.outcome is None else ("string", self.outcome),
+            "reason": _NULL if self.reason is None else ("string", self.reason),
+            "next_offset": _NULL if self.next_offset is None else ("long", self.next_offset),
+            "cluster_id": _NULL if self.cluster_id is None else ("string", self.cluster_id),
+            "topic_id": _NULL if self.topic_id is None else ("string", self.topic_id),
+            "uploads": _NULL if self.uploads is None else ("long", self.uploads),
+            "dead_letters": _NULL if self.dead_letters is None else ("long", self.dead_letters),
             "recorded_at_ms": self.recorded_at_ms,
-            "migrated_from": self.migrated_from,
+            "migrated_from": _NULL if self.migrated_from is None else ("string", self.migrated_from),
         }
 
     @classmethod
@@ -1280,117 +729,26 @@ class Outcome(NamedTuple):
     day_changed: str | None = None
     """Key of the media.days.changed record that it gave."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            upload_id_,
-            outcome_,
-            received_at_ms_,
-            processed_at_ms_,
-            body_bytes_,
-            event_count_,
-            analytics_calls_,
-            reporting_rows_,
-            source_topic_,
-            source_partition_,
-            source_offset_,
-            replay_id_,
-            request_id_,
-            datastream_id_,
-            form_,
-            reason_,
-            session_id_,
-            first_upload_id_,
-            lateness_ms_,
-            day_changed_,
-        ) = self
-        text = upload_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        if replay_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = replay_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        text = request_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = datastream_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = form_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = outcome_.encode()
-        out += LONG[len(text)]
-        out += text
-        if reason_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = reason_.encode()
-            out += LONG[len(text)]
-            out += text
-        if session_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = session_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if first_upload_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = first_upload_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if lateness_ms_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[lateness_ms_]
-        out += LONG[received_at_ms_]
-        out += LONG[processed_at_ms_]
-        out += LONG[body_bytes_]
-        out += LONG[event_count_]
-        out += LONG[analytics_calls_]
-        out += LONG[reporting_rows_]
-        if day_changed_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = day_changed_.encode()
-            out += LONG[len(text)]
-            out += text
-        text = source_topic_.encode()
-        out += LONG[len(text)]
-        out += text
-        out += LONG[source_partition_]
-        out += LONG[source_offset_]
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "upload_id": self.upload_id,
-            "replay_id": self.replay_id,
+            "replay_id": _NULL if self.replay_id is None else ("string", self.replay_id),
             "request_id": self.request_id,
             "datastream_id": self.datastream_id,
             "form": self.form,
             "outcome": self.outcome,
-            "reason": self.reason,
-            "session_id": self.session_id,
-            "first_upload_id": self.first_upload_id,
-            "lateness_ms": self.lateness_ms,
+            "reason": _NULL if self.reason is None else ("string", self.reason),
+            "session_id": _NULL if self.session_id is None else ("string", self.session_id),
+            "first_upload_id": _NULL if self.first_upload_id is None else ("string", self.first_upload_id),
+            "lateness_ms": _NULL if self.lateness_ms is None else ("long", self.lateness_ms),
             "received_at_ms": self.received_at_ms,
             "processed_at_ms": self.processed_at_ms,
             "body_bytes": self.body_bytes,
             "event_count": self.event_count,
             "analytics_calls": self.analytics_calls,
             "reporting_rows": self.reporting_rows,
-            "day_changed": self.day_changed,
+            "day_changed": _NULL if self.day_changed is None else ("string", self.day_changed),
             "source_topic": self.source_topic,
             "source_partition": self.source_partition,
             "source_offset": self.source_offset,
@@ -1433,19 +791,8 @@ class XdmIdentity(NamedTuple):
     primary: bool = False
     """The primary identity."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        id_, authenticated_state_, primary_ = self
-        text = id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = authenticated_state_.encode()
-        out += LONG[len(text)]
-        out += text
-        out.append(1 if primary_ else 0)
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "id": self.id,
             "authenticated_state": self.authenticated_state,
@@ -1477,21 +824,8 @@ class Implementation(NamedTuple):
     environment: str
     """browser, app, device, server or iot."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        name_, version_, environment_ = self
-        text = name_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = version_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = environment_.encode()
-        out += LONG[len(text)]
-        out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "name": self.name,
             "version": self.version,
@@ -1632,508 +966,85 @@ class SessionDetails(NamedTuple):
     pccr: bool | None = None
     """Redirect marker: true after the start row."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            name_,
-            friendly_name_,
-            length_,
-            content_type_,
-            stream_type_,
-            player_name_,
-            channel_,
-            app_version_,
-            has_resume_,
-            is_downloaded_,
-            show_,
-            season_,
-            episode_,
-            asset_id_,
-            genre_,
-            first_air_date_,
-            first_digital_date_,
-            rating_,
-            originator_,
-            network_,
-            show_type_,
-            ad_load_,
-            mvpd_,
-            authorized_,
-            day_part_,
-            feed_,
-            stream_format_,
-            artist_,
-            album_,
-            label_,
-            author_,
-            station_,
-            publisher_,
-            cdn_,
-            id_,
-            genre_list_,
-            is_viewed_,
-            is_played_,
-            is_completed_,
-            is_federated_,
-            time_played_,
-            total_time_played_,
-            unique_time_played_,
-            average_minute_audience_,
-            ad_count_,
-            chapter_count_,
-            has_progress10_,
-            has_progress25_,
-            has_progress50_,
-            has_progress75_,
-            has_progress95_,
-            estimated_streams_,
-            has_pause_impacted_streams_,
-            pause_count_,
-            pause_time_,
-            has_segment_view_,
-            segment_,
-            seconds_since_last_call_,
-            pev3_,
-            pccr_,
-        ) = self
-        if name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if friendly_name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = friendly_name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if length_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[length_]
-        if content_type_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = content_type_.encode()
-            out += LONG[len(text)]
-            out += text
-        if stream_type_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = stream_type_.encode()
-            out += LONG[len(text)]
-            out += text
-        if player_name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = player_name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if channel_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = channel_.encode()
-            out += LONG[len(text)]
-            out += text
-        if app_version_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = app_version_.encode()
-            out += LONG[len(text)]
-            out += text
-        if has_resume_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_resume_ else 0)
-        if is_downloaded_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if is_downloaded_ else 0)
-        if show_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = show_.encode()
-            out += LONG[len(text)]
-            out += text
-        if season_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = season_.encode()
-            out += LONG[len(text)]
-            out += text
-        if episode_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = episode_.encode()
-            out += LONG[len(text)]
-            out += text
-        if asset_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = asset_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if genre_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = genre_.encode()
-            out += LONG[len(text)]
-            out += text
-        if first_air_date_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = first_air_date_.encode()
-            out += LONG[len(text)]
-            out += text
-        if first_digital_date_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = first_digital_date_.encode()
-            out += LONG[len(text)]
-            out += text
-        if rating_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = rating_.encode()
-            out += LONG[len(text)]
-            out += text
-        if originator_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = originator_.encode()
-            out += LONG[len(text)]
-            out += text
-        if network_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = network_.encode()
-            out += LONG[len(text)]
-            out += text
-        if show_type_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = show_type_.encode()
-            out += LONG[len(text)]
-            out += text
-        if ad_load_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = ad_load_.encode()
-            out += LONG[len(text)]
-            out += text
-        if mvpd_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = mvpd_.encode()
-            out += LONG[len(text)]
-            out += text
-        if authorized_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = authorized_.encode()
-            out += LONG[len(text)]
-            out += text
-        if day_part_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = day_part_.encode()
-            out += LONG[len(text)]
-            out += text
-        if feed_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = feed_.encode()
-            out += LONG[len(text)]
-            out += text
-        if stream_format_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = stream_format_.encode()
-            out += LONG[len(text)]
-            out += text
-        if artist_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = artist_.encode()
-            out += LONG[len(text)]
-            out += text
-        if album_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = album_.encode()
-            out += LONG[len(text)]
-            out += text
-        if label_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = label_.encode()
-            out += LONG[len(text)]
-            out += text
-        if author_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = author_.encode()
-            out += LONG[len(text)]
-            out += text
-        if station_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = station_.encode()
-            out += LONG[len(text)]
-            out += text
-        if publisher_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = publisher_.encode()
-            out += LONG[len(text)]
-            out += text
-        if cdn_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = cdn_.encode()
-            out += LONG[len(text)]
-            out += text
-        if id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if genre_list_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            if genre_list_:
-                out += LONG[len(genre_list_)]
-                for one_genre_list_ in genre_list_:
-                    text = one_genre_list_.encode()
-                    out += LONG[len(text)]
-                    out += text
-            out.append(0)
-        if is_viewed_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if is_viewed_ else 0)
-        if is_played_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if is_played_ else 0)
-        if is_completed_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if is_completed_ else 0)
-        if is_federated_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if is_federated_ else 0)
-        if time_played_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[time_played_]
-        if total_time_played_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[total_time_played_]
-        if unique_time_played_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[unique_time_played_]
-        if average_minute_audience_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(average_minute_audience_)
-        if ad_count_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[ad_count_]
-        if chapter_count_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[chapter_count_]
-        if has_progress10_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_progress10_ else 0)
-        if has_progress25_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_progress25_ else 0)
-        if has_progress50_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_progress50_ else 0)
-        if has_progress75_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_progress75_ else 0)
-        if has_progress95_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_progress95_ else 0)
-        if estimated_streams_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(estimated_streams_)
-        if has_pause_impacted_streams_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_pause_impacted_streams_ else 0)
-        if pause_count_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[pause_count_]
-        if pause_time_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[pause_time_]
-        if has_segment_view_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_segment_view_ else 0)
-        if segment_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = segment_.encode()
-            out += LONG[len(text)]
-            out += text
-        if seconds_since_last_call_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(seconds_since_last_call_)
-        if pev3_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = pev3_.encode()
-            out += LONG[len(text)]
-            out += text
-        if pccr_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if pccr_ else 0)
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
-            "name": self.name,
-            "friendly_name": self.friendly_name,
-            "length": self.length,
-            "content_type": self.content_type,
-            "stream_type": self.stream_type,
-            "player_name": self.player_name,
-            "channel": self.channel,
-            "app_version": self.app_version,
-            "has_resume": self.has_resume,
-            "is_downloaded": self.is_downloaded,
-            "show": self.show,
-            "season": self.season,
-            "episode": self.episode,
-            "asset_id": self.asset_id,
-            "genre": self.genre,
-            "first_air_date": self.first_air_date,
-            "first_digital_date": self.first_digital_date,
-            "rating": self.rating,
-            "originator": self.originator,
-            "network": self.network,
-            "show_type": self.show_type,
-            "ad_load": self.ad_load,
-            "mvpd": self.mvpd,
-            "authorized": self.authorized,
-            "day_part": self.day_part,
-            "feed": self.feed,
-            "stream_format": self.stream_format,
-            "artist": self.artist,
-            "album": self.album,
-            "label": self.label,
-            "author": self.author,
-            "station": self.station,
-            "publisher": self.publisher,
-            "cdn": self.cdn,
-            "id": self.id,
-            "genre_list": None if self.genre_list is None else list(self.genre_list),
-            "is_viewed": self.is_viewed,
-            "is_played": self.is_played,
-            "is_completed": self.is_completed,
-            "is_federated": self.is_federated,
-            "time_played": self.time_played,
-            "total_time_played": self.total_time_played,
-            "unique_time_played": self.unique_time_played,
-            "average_minute_audience": self.average_minute_audience,
-            "ad_count": self.ad_count,
-            "chapter_count": self.chapter_count,
-            "has_progress10": self.has_progress10,
-            "has_progress25": self.has_progress25,
-            "has_progress50": self.has_progress50,
-            "has_progress75": self.has_progress75,
-            "has_progress95": self.has_progress95,
-            "estimated_streams": self.estimated_streams,
-            "has_pause_impacted_streams": self.has_pause_impacted_streams,
-            "pause_count": self.pause_count,
-            "pause_time": self.pause_time,
-            "has_segment_view": self.has_segment_view,
-            "segment": self.segment,
-            "seconds_since_last_call": self.seconds_since_last_call,
-            "pev3": self.pev3,
-            "pccr": self.pccr,
+            "name": _NULL if self.name is None else ("string", self.name),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
+            "length": _NULL if self.length is None else ("long", self.length),
+            "content_type": _NULL if self.content_type is None else ("string", self.content_type),
+            "stream_type": _NULL if self.stream_type is None else ("string", self.stream_type),
+            "player_name": _NULL if self.player_name is None else ("string", self.player_name),
+            "channel": _NULL if self.channel is None else ("string", self.channel),
+            "app_version": _NULL if self.app_version is None else ("string", self.app_version),
+            "has_resume": _NULL if self.has_resume is None else ("boolean", self.has_resume),
+            "is_downloaded": _NULL if self.is_downloaded is None else ("boolean", self.is_downloaded),
+            "show": _NULL if self.show is None else ("string", self.show),
+            "season": _NULL if self.season is None else ("string", self.season),
+            "episode": _NULL if self.episode is None else ("string", self.episode),
+            "asset_id": _NULL if self.asset_id is None else ("string", self.asset_id),
+            "genre": _NULL if self.genre is None else ("string", self.genre),
+            "first_air_date": _NULL if self.first_air_date is None else ("string", self.first_air_date),
+            "first_digital_date": _NULL
+            if self.first_digital_date is None
+            else ("string", self.first_digital_date),
+            "rating": _NULL if self.rating is None else ("string", self.rating),
+            "originator": _NULL if self.originator is None else ("string", self.originator),
+            "network": _NULL if self.network is None else ("string", self.network),
+            "show_type": _NULL if self.show_type is None else ("string", self.show_type),
+            "ad_load": _NULL if self.ad_load is None else ("string", self.ad_load),
+            "mvpd": _NULL if self.mvpd is None else ("string", self.mvpd),
+            "authorized": _NULL if self.authorized is None else ("string", self.authorized),
+            "day_part": _NULL if self.day_part is None else ("string", self.day_part),
+            "feed": _NULL if self.feed is None else ("string", self.feed),
+            "stream_format": _NULL if self.stream_format is None else ("string", self.stream_format),
+            "artist": _NULL if self.artist is None else ("string", self.artist),
+            "album": _NULL if self.album is None else ("string", self.album),
+            "label": _NULL if self.label is None else ("string", self.label),
+            "author": _NULL if self.author is None else ("string", self.author),
+            "station": _NULL if self.station is None else ("string", self.station),
+            "publisher": _NULL if self.publisher is None else ("string", self.publisher),
+            "cdn": _NULL if self.cdn is None else ("string", self.cdn),
+            "id": _NULL if self.id is None else ("string", self.id),
+            "genre_list": _NULL if self.genre_list is None else list(self.genre_list),
+            "is_viewed": _NULL if self.is_viewed is None else ("boolean", self.is_viewed),
+            "is_played": _NULL if self.is_played is None else ("boolean", self.is_played),
+            "is_completed": _NULL if self.is_completed is None else ("boolean", self.is_completed),
+            "is_federated": _NULL if self.is_federated is None else ("boolean", self.is_federated),
+            "time_played": _NULL if self.time_played is None else ("long", self.time_played),
+            "total_time_played": _NULL
+            if self.total_time_played is None
+            else ("long", self.total_time_played),
+            "unique_time_played": _NULL
+            if self.unique_time_played is None
+            else ("long", self.unique_time_played),
+            "average_minute_audience": _NULL
+            if self.average_minute_audience is None
+            else ("double", self.average_minute_audience),
+            "ad_count": _NULL if self.ad_count is None else ("long", self.ad_count),
+            "chapter_count": _NULL if self.chapter_count is None else ("long", self.chapter_count),
+            "has_progress10": _NULL if self.has_progress10 is None else ("boolean", self.has_progress10),
+            "has_progress25": _NULL if self.has_progress25 is None else ("boolean", self.has_progress25),
+            "has_progress50": _NULL if self.has_progress50 is None else ("boolean", self.has_progress50),
+            "has_progress75": _NULL if self.has_progress75 is None else ("boolean", self.has_progress75),
+            "has_progress95": _NULL if self.has_progress95 is None else ("boolean", self.has_progress95),
+            "estimated_streams": _NULL
+            if self.estimated_streams is None
+            else ("double", self.estimated_streams),
+            "has_pause_impacted_streams": _NULL
+            if self.has_pause_impacted_streams is None
+            else ("boolean", self.has_pause_impacted_streams),
+            "pause_count": _NULL if self.pause_count is None else ("long", self.pause_count),
+            "pause_time": _NULL if self.pause_time is None else ("long", self.pause_time),
+            "has_segment_view": _NULL
+            if self.has_segment_view is None
+            else ("boolean", self.has_segment_view),
+            "segment": _NULL if self.segment is None else ("string", self.segment),
+            "seconds_since_last_call": _NULL
+            if self.seconds_since_last_call is None
+            else ("double", self.seconds_since_last_call),
+            "pev3": _NULL if self.pev3 is None else ("string", self.pev3),
+            "pccr": _NULL if self.pccr is None else ("boolean", self.pccr),
         }
 
     @classmethod
@@ -2299,130 +1210,23 @@ class AdvertisingDetails(NamedTuple):
     time_played: int | None = None
     """Play time, in seconds."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            name_,
-            friendly_name_,
-            length_,
-            pod_position_,
-            player_name_,
-            advertiser_,
-            campaign_id_,
-            creative_id_,
-            creative_url_,
-            placement_id_,
-            site_id_,
-            is_started_,
-            is_completed_,
-            time_played_,
-        ) = self
-        if name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if friendly_name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = friendly_name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if length_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[length_]
-        if pod_position_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[pod_position_]
-        if player_name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = player_name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if advertiser_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = advertiser_.encode()
-            out += LONG[len(text)]
-            out += text
-        if campaign_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = campaign_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if creative_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = creative_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if creative_url_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = creative_url_.encode()
-            out += LONG[len(text)]
-            out += text
-        if placement_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = placement_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if site_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = site_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if is_started_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if is_started_ else 0)
-        if is_completed_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if is_completed_ else 0)
-        if time_played_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[time_played_]
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
-            "name": self.name,
-            "friendly_name": self.friendly_name,
-            "length": self.length,
-            "pod_position": self.pod_position,
-            "player_name": self.player_name,
-            "advertiser": self.advertiser,
-            "campaign_id": self.campaign_id,
-            "creative_id": self.creative_id,
-            "creative_url": self.creative_url,
-            "placement_id": self.placement_id,
-            "site_id": self.site_id,
-            "is_started": self.is_started,
-            "is_completed": self.is_completed,
-            "time_played": self.time_played,
+            "name": _NULL if self.name is None else ("string", self.name),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
+            "length": _NULL if self.length is None else ("long", self.length),
+            "pod_position": _NULL if self.pod_position is None else ("long", self.pod_position),
+            "player_name": _NULL if self.player_name is None else ("string", self.player_name),
+            "advertiser": _NULL if self.advertiser is None else ("string", self.advertiser),
+            "campaign_id": _NULL if self.campaign_id is None else ("string", self.campaign_id),
+            "creative_id": _NULL if self.creative_id is None else ("string", self.creative_id),
+            "creative_url": _NULL if self.creative_url is None else ("string", self.creative_url),
+            "placement_id": _NULL if self.placement_id is None else ("string", self.placement_id),
+            "site_id": _NULL if self.site_id is None else ("string", self.site_id),
+            "is_started": _NULL if self.is_started is None else ("boolean", self.is_started),
+            "is_completed": _NULL if self.is_completed is None else ("boolean", self.is_completed),
+            "time_played": _NULL if self.time_played is None else ("long", self.time_played),
         }
 
     @classmethod
@@ -2476,41 +1280,13 @@ class AdvertisingPodDetails(NamedTuple):
     id: str | None = None
     """Pod id."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        index_, offset_, friendly_name_, id_ = self
-        if index_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[index_]
-        if offset_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[offset_]
-        if friendly_name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = friendly_name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = id_.encode()
-            out += LONG[len(text)]
-            out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
-            "index": self.index,
-            "offset": self.offset,
-            "friendly_name": self.friendly_name,
-            "id": self.id,
+            "index": _NULL if self.index is None else ("long", self.index),
+            "offset": _NULL if self.offset is None else ("long", self.offset),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
+            "id": _NULL if self.id is None else ("string", self.id),
         }
 
     @classmethod
@@ -2552,65 +1328,17 @@ class ChapterDetails(NamedTuple):
     time_played: int | None = None
     """Content time, in seconds."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        index_, offset_, length_, friendly_name_, id_, is_started_, is_completed_, time_played_ = self
-        if index_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[index_]
-        if offset_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[offset_]
-        if length_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[length_]
-        if friendly_name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = friendly_name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if is_started_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if is_started_ else 0)
-        if is_completed_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if is_completed_ else 0)
-        if time_played_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[time_played_]
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
-            "index": self.index,
-            "offset": self.offset,
-            "length": self.length,
-            "friendly_name": self.friendly_name,
-            "id": self.id,
-            "is_started": self.is_started,
-            "is_completed": self.is_completed,
-            "time_played": self.time_played,
+            "index": _NULL if self.index is None else ("long", self.index),
+            "offset": _NULL if self.offset is None else ("long", self.offset),
+            "length": _NULL if self.length is None else ("long", self.length),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
+            "id": _NULL if self.id is None else ("string", self.id),
+            "is_started": _NULL if self.is_started is None else ("boolean", self.is_started),
+            "is_completed": _NULL if self.is_completed is None else ("boolean", self.is_completed),
+            "time_played": _NULL if self.time_played is None else ("long", self.time_played),
         }
 
     @classmethod
@@ -2684,168 +1412,47 @@ class QoeDataDetails(NamedTuple):
     external_errors: tuple[str, ...] | None = None
     """Errors of source external."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            bitrate_,
-            dropped_frames_,
-            frames_per_second_,
-            time_to_start_,
-            bitrate_average_,
-            bitrate_average_bucket_,
-            bitrate_change_count_,
-            has_bitrate_change_impacted_streams_,
-            has_dropped_frame_impacted_streams_,
-            is_dropped_before_start_,
-            buffer_count_,
-            buffer_time_,
-            has_buffer_impacted_streams_,
-            error_count_,
-            has_error_impacted_streams_,
-            stall_count_,
-            stall_time_,
-            has_stall_impacted_streams_,
-            player_sdk_errors_,
-            external_errors_,
-        ) = self
-        if bitrate_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[bitrate_]
-        if dropped_frames_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[dropped_frames_]
-        if frames_per_second_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[frames_per_second_]
-        if time_to_start_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[time_to_start_]
-        if bitrate_average_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(bitrate_average_)
-        if bitrate_average_bucket_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = bitrate_average_bucket_.encode()
-            out += LONG[len(text)]
-            out += text
-        if bitrate_change_count_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[bitrate_change_count_]
-        if has_bitrate_change_impacted_streams_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_bitrate_change_impacted_streams_ else 0)
-        if has_dropped_frame_impacted_streams_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_dropped_frame_impacted_streams_ else 0)
-        if is_dropped_before_start_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if is_dropped_before_start_ else 0)
-        if buffer_count_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[buffer_count_]
-        if buffer_time_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[buffer_time_]
-        if has_buffer_impacted_streams_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_buffer_impacted_streams_ else 0)
-        if error_count_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[error_count_]
-        if has_error_impacted_streams_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_error_impacted_streams_ else 0)
-        if stall_count_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[stall_count_]
-        if stall_time_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[stall_time_]
-        if has_stall_impacted_streams_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_stall_impacted_streams_ else 0)
-        if player_sdk_errors_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            if player_sdk_errors_:
-                out += LONG[len(player_sdk_errors_)]
-                for one_player_sdk_errors_ in player_sdk_errors_:
-                    text = one_player_sdk_errors_.encode()
-                    out += LONG[len(text)]
-                    out += text
-            out.append(0)
-        if external_errors_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            if external_errors_:
-                out += LONG[len(external_errors_)]
-                for one_external_errors_ in external_errors_:
-                    text = one_external_errors_.encode()
-                    out += LONG[len(text)]
-                    out += text
-            out.append(0)
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
-            "bitrate": self.bitrate,
-            "dropped_frames": self.dropped_frames,
-            "frames_per_second": self.frames_per_second,
-            "time_to_start": self.time_to_start,
-            "bitrate_average": self.bitrate_average,
-            "bitrate_average_bucket": self.bitrate_average_bucket,
-            "bitrate_change_count": self.bitrate_change_count,
-            "has_bitrate_change_impacted_streams": self.has_bitrate_change_impacted_streams,
-            "has_dropped_frame_impacted_streams": self.has_dropped_frame_impacted_streams,
-            "is_dropped_before_start": self.is_dropped_before_start,
-            "buffer_count": self.buffer_count,
-            "buffer_time": self.buffer_time,
-            "has_buffer_impacted_streams": self.has_buffer_impacted_streams,
-            "error_count": self.error_count,
-            "has_error_impacted_streams": self.has_error_impacted_streams,
-            "stall_count": self.stall_count,
-            "stall_time": self.stall_time,
-            "has_stall_impacted_streams": self.has_stall_impacted_streams,
-            "player_sdk_errors": None if self.player_sdk_errors is None else list(self.player_sdk_errors),
-            "external_errors": None if self.external_errors is None else list(self.external_errors),
+            "bitrate": _NULL if self.bitrate is None else ("long", self.bitrate),
+            "dropped_frames": _NULL if self.dropped_frames is None else ("long", self.dropped_frames),
+            "frames_per_second": _NULL
+            if self.frames_per_second is None
+            else ("long", self.frames_per_second),
+            "time_to_start": _NULL if self.time_to_start is None else ("long", self.time_to_start),
+            "bitrate_average": _NULL if self.bitrate_average is None else ("double", self.bitrate_average),
+            "bitrate_average_bucket": _NULL
+            if self.bitrate_average_bucket is None
+            else ("string", self.bitrate_average_bucket),
+            "bitrate_change_count": _NULL
+            if self.bitrate_change_count is None
+            else ("long", self.bitrate_change_count),
+            "has_bitrate_change_impacted_streams": _NULL
+            if self.has_bitrate_change_impacted_streams is None
+            else ("boolean", self.has_bitrate_change_impacted_streams),
+            "has_dropped_frame_impacted_streams": _NULL
+            if self.has_dropped_frame_impacted_streams is None
+            else ("boolean", self.has_dropped_frame_impacted_streams),
+            "is_dropped_before_start": _NULL
+            if self.is_dropped_before_start is None
+            else ("boolean", self.is_dropped_before_start),
+            "buffer_count": _NULL if self.buffer_count is None else ("long", self.buffer_count),
+            "buffer_time": _NULL if self.buffer_time is None else ("long", self.buffer_time),
+            "has_buffer_impacted_streams": _NULL
+            if self.has_buffer_impacted_streams is None
+            else ("boolean", self.has_buffer_impacted_streams),
+            "error_count": _NULL if self.error_count is None else ("long", self.error_count),
+            "has_error_impacted_streams": _NULL
+            if self.has_error_impacted_streams is None
+            else ("boolean", self.has_error_impacted_streams),
+            "stall_count": _NULL if self.stall_count is None else ("long", self.stall_count),
+            "stall_time": _NULL if self.stall_time is None else ("long", self.stall_time),
+            "has_stall_impacted_streams": _NULL
+            if self.has_stall_impacted_streams is None
+            else ("boolean", self.has_stall_impacted_streams),
+            "player_sdk_errors": _NULL if self.player_sdk_errors is None else list(self.player_sdk_errors),
+            "external_errors": _NULL if self.external_errors is None else list(self.external_errors),
         }
 
     @classmethod
@@ -2911,18 +1518,8 @@ class XdmState(NamedTuple):
     is_set: bool = True
     """It was entered."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        name_, count_, time_, is_set_ = self
-        text = name_.encode()
-        out += LONG[len(text)]
-        out += text
-        out.append(1 if is_set_ else 0)
-        out += LONG[count_]
-        out += LONG[time_]
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "name": self.name,
             "is_set": self.is_set,
@@ -2954,18 +1551,8 @@ class CustomMetadata(NamedTuple):
     value: str
     """Value."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        name_, value_ = self
-        text = name_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = value_.encode()
-        out += LONG[len(text)]
-        out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "name": self.name,
             "value": self.value,
@@ -3000,82 +1587,27 @@ class MediaReporting(NamedTuple):
     custom_metadata: tuple[CustomMetadata, ...] | None = None
     """Custom metadata, session items merged in."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            playhead_,
-            session_details_,
-            advertising_details_,
-            advertising_pod_details_,
-            chapter_details_,
-            qoe_data_details_,
-            states_,
-            custom_metadata_,
-        ) = self
-        if playhead_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[playhead_]
-        if session_details_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            session_details_.write(out)
-        if advertising_details_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            advertising_details_.write(out)
-        if advertising_pod_details_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            advertising_pod_details_.write(out)
-        if chapter_details_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            chapter_details_.write(out)
-        if qoe_data_details_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            qoe_data_details_.write(out)
-        if states_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            if states_:
-                out += LONG[len(states_)]
-                for one_states_ in states_:
-                    one_states_.write(out)
-            out.append(0)
-        if custom_metadata_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            if custom_metadata_:
-                out += LONG[len(custom_metadata_)]
-                for one_custom_metadata_ in custom_metadata_:
-                    one_custom_metadata_.write(out)
-            out.append(0)
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
-            "playhead": self.playhead,
-            "session_details": None if self.session_details is None else self.session_details.to_avro(),
-            "advertising_details": None
+            "playhead": _NULL if self.playhead is None else ("long", self.playhead),
+            "session_details": _NULL
+            if self.session_details is None
+            else ("media.pipeline.v1.SessionDetails", self.session_details.to_avro()),
+            "advertising_details": _NULL
             if self.advertising_details is None
-            else self.advertising_details.to_avro(),
-            "advertising_pod_details": None
+            else ("media.pipeline.v1.AdvertisingDetails", self.advertising_details.to_avro()),
+            "advertising_pod_details": _NULL
             if self.advertising_pod_details is None
-            else self.advertising_pod_details.to_avro(),
-            "chapter_details": None if self.chapter_details is None else self.chapter_details.to_avro(),
-            "qoe_data_details": None if self.qoe_data_details is None else self.qoe_data_details.to_avro(),
-            "states": None if self.states is None else [item.to_avro() for item in self.states],
-            "custom_metadata": None
+            else ("media.pipeline.v1.AdvertisingPodDetails", self.advertising_pod_details.to_avro()),
+            "chapter_details": _NULL
+            if self.chapter_details is None
+            else ("media.pipeline.v1.ChapterDetails", self.chapter_details.to_avro()),
+            "qoe_data_details": _NULL
+            if self.qoe_data_details is None
+            else ("media.pipeline.v1.QoeDataDetails", self.qoe_data_details.to_avro()),
+            "states": _NULL if self.states is None else [item.to_avro() for item in self.states],
+            "custom_metadata": _NULL
             if self.custom_metadata is None
             else [item.to_avro() for item in self.custom_metadata],
         }
@@ -3149,63 +1681,8 @@ class ReportingRow(NamedTuple):
     tenant_fields: Mapping[str, str] = {}
     """Custom metadata of the tenant by its path, for example `_acme.crew.lead`: unfolded at the root of an XDM row."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            session_id_,
-            revision_,
-            sequence_,
-            row_id_,
-            upload_id_,
-            datastream_id_,
-            event_type_,
-            timestamp_ms_,
-            identity_map_,
-            implementation_,
-            media_reporting_,
-            tenant_fields_,
-        ) = self
-        text = session_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        out += LONG[revision_]
-        out += LONG[sequence_]
-        text = row_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = upload_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = datastream_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = event_type_.encode()
-        out += LONG[len(text)]
-        out += text
-        out += LONG[timestamp_ms_]
-        if identity_map_:
-            out += LONG[len(identity_map_)]
-            for key, of_identity_map_ in identity_map_.items():
-                out += NAME[key]
-                if of_identity_map_:
-                    out += LONG[len(of_identity_map_)]
-                    for one_of_identity_map_ in of_identity_map_:
-                        one_of_identity_map_.write(out)
-                out.append(0)
-        out.append(0)
-        implementation_.write(out)
-        media_reporting_.write(out)
-        if tenant_fields_:
-            out += LONG[len(tenant_fields_)]
-            for key, of_tenant_fields_ in tenant_fields_.items():
-                out += NAME[key]
-                text = of_tenant_fields_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "session_id": self.session_id,
             "revision": self.revision,
@@ -3319,323 +1796,46 @@ class Dimensions(NamedTuple):
     cdn: str | None = None
     """`cdn` of Media Edge: the delivery network that served the content."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            name_,
-            friendly_name_,
-            length_,
-            content_type_,
-            stream_type_,
-            player_name_,
-            channel_,
-            app_version_,
-            library_version_,
-            has_resume_,
-            is_downloaded_,
-            show_,
-            season_,
-            episode_,
-            asset_id_,
-            genre_,
-            first_air_date_,
-            first_digital_date_,
-            rating_,
-            originator_,
-            network_,
-            show_type_,
-            ad_load_,
-            mvpd_,
-            authorized_,
-            day_part_,
-            feed_,
-            stream_format_,
-            artist_,
-            album_,
-            label_,
-            author_,
-            station_,
-            publisher_,
-            cdn_,
-        ) = self
-        if name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if friendly_name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = friendly_name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if length_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(length_)
-        if content_type_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = content_type_.encode()
-            out += LONG[len(text)]
-            out += text
-        if stream_type_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = stream_type_.encode()
-            out += LONG[len(text)]
-            out += text
-        if player_name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = player_name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if channel_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = channel_.encode()
-            out += LONG[len(text)]
-            out += text
-        if app_version_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = app_version_.encode()
-            out += LONG[len(text)]
-            out += text
-        if library_version_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = library_version_.encode()
-            out += LONG[len(text)]
-            out += text
-        if has_resume_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if has_resume_ else 0)
-        if is_downloaded_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out.append(1 if is_downloaded_ else 0)
-        if show_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = show_.encode()
-            out += LONG[len(text)]
-            out += text
-        if season_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = season_.encode()
-            out += LONG[len(text)]
-            out += text
-        if episode_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = episode_.encode()
-            out += LONG[len(text)]
-            out += text
-        if asset_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = asset_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if genre_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = genre_.encode()
-            out += LONG[len(text)]
-            out += text
-        if first_air_date_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = first_air_date_.encode()
-            out += LONG[len(text)]
-            out += text
-        if first_digital_date_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = first_digital_date_.encode()
-            out += LONG[len(text)]
-            out += text
-        if rating_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = rating_.encode()
-            out += LONG[len(text)]
-            out += text
-        if originator_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = originator_.encode()
-            out += LONG[len(text)]
-            out += text
-        if network_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = network_.encode()
-            out += LONG[len(text)]
-            out += text
-        if show_type_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = show_type_.encode()
-            out += LONG[len(text)]
-            out += text
-        if ad_load_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = ad_load_.encode()
-            out += LONG[len(text)]
-            out += text
-        if mvpd_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = mvpd_.encode()
-            out += LONG[len(text)]
-            out += text
-        if authorized_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = authorized_.encode()
-            out += LONG[len(text)]
-            out += text
-        if day_part_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = day_part_.encode()
-            out += LONG[len(text)]
-            out += text
-        if feed_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = feed_.encode()
-            out += LONG[len(text)]
-            out += text
-        if stream_format_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = stream_format_.encode()
-            out += LONG[len(text)]
-            out += text
-        if artist_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = artist_.encode()
-            out += LONG[len(text)]
-            out += text
-        if album_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = album_.encode()
-            out += LONG[len(text)]
-            out += text
-        if label_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = label_.encode()
-            out += LONG[len(text)]
-            out += text
-        if author_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = author_.encode()
-            out += LONG[len(text)]
-            out += text
-        if station_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = station_.encode()
-            out += LONG[len(text)]
-            out += text
-        if publisher_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = publisher_.encode()
-            out += LONG[len(text)]
-            out += text
-        if cdn_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = cdn_.encode()
-            out += LONG[len(text)]
-            out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
-            "name": self.name,
-            "friendly_name": self.friendly_name,
-            "length": self.length,
-            "content_type": self.content_type,
-            "stream_type": self.stream_type,
-            "player_name": self.player_name,
-            "channel": self.channel,
-            "app_version": self.app_version,
-            "library_version": self.library_version,
-            "has_resume": self.has_resume,
-            "is_downloaded": self.is_downloaded,
-            "show": self.show,
-            "season": self.season,
-            "episode": self.episode,
-            "asset_id": self.asset_id,
-            "genre": self.genre,
-            "first_air_date": self.first_air_date,
-            "first_digital_date": self.first_digital_date,
-            "rating": self.rating,
-            "originator": self.originator,
-            "network": self.network,
-            "show_type": self.show_type,
-            "ad_load": self.ad_load,
-            "mvpd": self.mvpd,
-            "authorized": self.authorized,
-            "day_part": self.day_part,
-            "feed": self.feed,
-            "stream_format": self.stream_format,
-            "artist": self.artist,
-            "album": self.album,
-            "label": self.label,
-            "author": self.author,
-            "station": self.station,
-            "publisher": self.publisher,
-            "cdn": self.cdn,
+            "name": _NULL if self.name is None else ("string", self.name),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
+            "length": _NULL if self.length is None else ("double", self.length),
+            "content_type": _NULL if self.content_type is None else ("string", self.content_type),
+            "stream_type": _NULL if self.stream_type is None else ("string", self.stream_type),
+            "player_name": _NULL if self.player_name is None else ("string", self.player_name),
+            "channel": _NULL if self.channel is None else ("string", self.channel),
+            "app_version": _NULL if self.app_version is None else ("string", self.app_version),
+            "library_version": _NULL if self.library_version is None else ("string", self.library_version),
+            "has_resume": _NULL if self.has_resume is None else ("boolean", self.has_resume),
+            "is_downloaded": _NULL if self.is_downloaded is None else ("boolean", self.is_downloaded),
+            "show": _NULL if self.show is None else ("string", self.show),
+            "season": _NULL if self.season is None else ("string", self.season),
+            "episode": _NULL if self.episode is None else ("string", self.episode),
+            "asset_id": _NULL if self.asset_id is None else ("string", self.asset_id),
+            "genre": _NULL if self.genre is None else ("string", self.genre),
+            "first_air_date": _NULL if self.first_air_date is None else ("string", self.first_air_date),
+            "first_digital_date": _NULL
+            if self.first_digital_date is None
+            else ("string", self.first_digital_date),
+            "rating": _NULL if self.rating is None else ("string", self.rating),
+            "originator": _NULL if self.originator is None else ("string", self.originator),
+            "network": _NULL if self.network is None else ("string", self.network),
+            "show_type": _NULL if self.show_type is None else ("string", self.show_type),
+            "ad_load": _NULL if self.ad_load is None else ("string", self.ad_load),
+            "mvpd": _NULL if self.mvpd is None else ("string", self.mvpd),
+            "authorized": _NULL if self.authorized is None else ("string", self.authorized),
+            "day_part": _NULL if self.day_part is None else ("string", self.day_part),
+            "feed": _NULL if self.feed is None else ("string", self.feed),
+            "stream_format": _NULL if self.stream_format is None else ("string", self.stream_format),
+            "artist": _NULL if self.artist is None else ("string", self.artist),
+            "album": _NULL if self.album is None else ("string", self.album),
+            "label": _NULL if self.label is None else ("string", self.label),
+            "author": _NULL if self.author is None else ("string", self.author),
+            "station": _NULL if self.station is None else ("string", self.station),
+            "publisher": _NULL if self.publisher is None else ("string", self.publisher),
+            "cdn": _NULL if self.cdn is None else ("string", self.cdn),
         }
 
     @classmethod
@@ -3771,166 +1971,28 @@ class Ad(NamedTuple):
     time_spent_s: int = 0
     """Play time inside the ad, in seconds, rounded half up once."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            sequence_,
-            closed_sequence_,
-            pod_id_,
-            started_at_ms_,
-            closed_at_ms_,
-            is_completed_,
-            closed_by_,
-            name_,
-            friendly_name_,
-            length_,
-            pod_position_,
-            player_name_,
-            advertiser_,
-            campaign_id_,
-            creative_id_,
-            creative_url_,
-            placement_id_,
-            site_id_,
-            pod_index_,
-            pod_offset_s_,
-            pod_friendly_name_,
-            custom_metadata_,
-            time_spent_ms_,
-            time_spent_s_,
-        ) = self
-        out += LONG[sequence_]
-        out += LONG[closed_sequence_]
-        text = pod_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        if name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if friendly_name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = friendly_name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if length_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(length_)
-        if pod_position_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[pod_position_]
-        if player_name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = player_name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if advertiser_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = advertiser_.encode()
-            out += LONG[len(text)]
-            out += text
-        if campaign_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = campaign_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if creative_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = creative_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if creative_url_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = creative_url_.encode()
-            out += LONG[len(text)]
-            out += text
-        if placement_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = placement_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if site_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = site_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if pod_index_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[pod_index_]
-        if pod_offset_s_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(pod_offset_s_)
-        if pod_friendly_name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = pod_friendly_name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if custom_metadata_:
-            out += LONG[len(custom_metadata_)]
-            for key, of_custom_metadata_ in custom_metadata_.items():
-                out += NAME[key]
-                text = of_custom_metadata_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-        out += LONG[started_at_ms_]
-        out += LONG[closed_at_ms_]
-        out += LONG[time_spent_ms_]
-        out += LONG[time_spent_s_]
-        out.append(1 if is_completed_ else 0)
-        text = closed_by_.encode()
-        out += LONG[len(text)]
-        out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "sequence": self.sequence,
             "closed_sequence": self.closed_sequence,
             "pod_id": self.pod_id,
-            "name": self.name,
-            "friendly_name": self.friendly_name,
-            "length": self.length,
-            "pod_position": self.pod_position,
-            "player_name": self.player_name,
-            "advertiser": self.advertiser,
-            "campaign_id": self.campaign_id,
-            "creative_id": self.creative_id,
-            "creative_url": self.creative_url,
-            "placement_id": self.placement_id,
-            "site_id": self.site_id,
-            "pod_index": self.pod_index,
-            "pod_offset_s": self.pod_offset_s,
-            "pod_friendly_name": self.pod_friendly_name,
+            "name": _NULL if self.name is None else ("string", self.name),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
+            "length": _NULL if self.length is None else ("double", self.length),
+            "pod_position": _NULL if self.pod_position is None else ("long", self.pod_position),
+            "player_name": _NULL if self.player_name is None else ("string", self.player_name),
+            "advertiser": _NULL if self.advertiser is None else ("string", self.advertiser),
+            "campaign_id": _NULL if self.campaign_id is None else ("string", self.campaign_id),
+            "creative_id": _NULL if self.creative_id is None else ("string", self.creative_id),
+            "creative_url": _NULL if self.creative_url is None else ("string", self.creative_url),
+            "placement_id": _NULL if self.placement_id is None else ("string", self.placement_id),
+            "site_id": _NULL if self.site_id is None else ("string", self.site_id),
+            "pod_index": _NULL if self.pod_index is None else ("long", self.pod_index),
+            "pod_offset_s": _NULL if self.pod_offset_s is None else ("double", self.pod_offset_s),
+            "pod_friendly_name": _NULL
+            if self.pod_friendly_name is None
+            else ("string", self.pod_friendly_name),
             "custom_metadata": self.custom_metadata,
             "started_at_ms": self.started_at_ms,
             "closed_at_ms": self.closed_at_ms,
@@ -4018,78 +2080,16 @@ class Chapter(NamedTuple):
     time_spent_s: int = 0
     """Content time spent inside the chapter, in seconds, rounded half up once."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            sequence_,
-            closed_sequence_,
-            chapter_id_,
-            started_at_ms_,
-            closed_at_ms_,
-            is_completed_,
-            closed_by_,
-            index_,
-            offset_,
-            length_,
-            friendly_name_,
-            custom_metadata_,
-            time_spent_ms_,
-            time_spent_s_,
-        ) = self
-        out += LONG[sequence_]
-        out += LONG[closed_sequence_]
-        text = chapter_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        if index_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[index_]
-        if offset_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(offset_)
-        if length_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += double(length_)
-        if friendly_name_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = friendly_name_.encode()
-            out += LONG[len(text)]
-            out += text
-        if custom_metadata_:
-            out += LONG[len(custom_metadata_)]
-            for key, of_custom_metadata_ in custom_metadata_.items():
-                out += NAME[key]
-                text = of_custom_metadata_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-        out += LONG[started_at_ms_]
-        out += LONG[closed_at_ms_]
-        out += LONG[time_spent_ms_]
-        out += LONG[time_spent_s_]
-        out.append(1 if is_completed_ else 0)
-        text = closed_by_.encode()
-        out += LONG[len(text)]
-        out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "sequence": self.sequence,
             "closed_sequence": self.closed_sequence,
             "chapter_id": self.chapter_id,
-            "index": self.index,
-            "offset": self.offset,
-            "length": self.length,
-            "friendly_name": self.friendly_name,
+            "index": _NULL if self.index is None else ("long", self.index),
+            "offset": _NULL if self.offset is None else ("double", self.offset),
+            "length": _NULL if self.length is None else ("double", self.length),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
             "custom_metadata": self.custom_metadata,
             "started_at_ms": self.started_at_ms,
             "closed_at_ms": self.closed_at_ms,
@@ -4148,48 +2148,17 @@ class TimeLedger(NamedTuple):
     skew_ms: int | None = None
     """received - sent: upper bound of how far the device's clock lags, in ms."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            started_at_ms_,
-            ended_at_ms_,
-            received_at_ms_,
-            lateness_ms_,
-            viewing_day_,
-            is_late_day_,
-            sent_at_ms_,
-            skew_ms_,
-        ) = self
-        out += LONG[started_at_ms_]
-        out += LONG[ended_at_ms_]
-        out += LONG[received_at_ms_]
-        if sent_at_ms_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[sent_at_ms_]
-        out += LONG[lateness_ms_]
-        text = viewing_day_.encode()
-        out += LONG[len(text)]
-        out += text
-        out.append(1 if is_late_day_ else 0)
-        if skew_ms_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[skew_ms_]
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "started_at_ms": self.started_at_ms,
             "ended_at_ms": self.ended_at_ms,
             "received_at_ms": self.received_at_ms,
-            "sent_at_ms": self.sent_at_ms,
+            "sent_at_ms": _NULL if self.sent_at_ms is None else ("long", self.sent_at_ms),
             "lateness_ms": self.lateness_ms,
             "viewing_day": self.viewing_day,
             "is_late_day": self.is_late_day,
-            "skew_ms": self.skew_ms,
+            "skew_ms": _NULL if self.skew_ms is None else ("long", self.skew_ms),
         }
 
     @classmethod
@@ -4253,105 +2222,13 @@ class MediaSession(NamedTuple):
     complete_added: bool = False
     """The client sent no sessionComplete; it was added."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            session_id_,
-            revision_,
-            upload_id_,
-            datastream_id_,
-            form_,
-            organisation_,
-            report_suites_,
-            visitor_key_,
-            visitor_,
-            implementation_,
-            dimensions_,
-            metrics_,
-            ads_,
-            chapters_,
-            event_count_,
-            time_ledger_,
-            flags_,
-            replay_id_,
-            custom_metadata_,
-            is_downloaded_,
-            complete_added_,
-        ) = self
-        text = session_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        out += LONG[revision_]
-        text = upload_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        if replay_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = replay_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        text = datastream_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = form_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = organisation_.encode()
-        out += LONG[len(text)]
-        out += text
-        if report_suites_:
-            out += LONG[len(report_suites_)]
-            for one_report_suites_ in report_suites_:
-                text = one_report_suites_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-        text = visitor_key_.encode()
-        out += LONG[len(text)]
-        out += text
-        visitor_.write(out)
-        implementation_.write(out)
-        dimensions_.write(out)
-        if custom_metadata_:
-            out += LONG[len(custom_metadata_)]
-            for key, of_custom_metadata_ in custom_metadata_.items():
-                out += NAME[key]
-                text = of_custom_metadata_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-        metrics_.write(out)
-        if ads_:
-            out += LONG[len(ads_)]
-            for one_ads_ in ads_:
-                one_ads_.write(out)
-        out.append(0)
-        if chapters_:
-            out += LONG[len(chapters_)]
-            for one_chapters_ in chapters_:
-                one_chapters_.write(out)
-        out.append(0)
-        out.append(1 if is_downloaded_ else 0)
-        out.append(1 if complete_added_ else 0)
-        out += LONG[event_count_]
-        time_ledger_.write(out)
-        if flags_:
-            out += LONG[len(flags_)]
-            for one_flags_ in flags_:
-                text = one_flags_.encode()
-                out += LONG[len(text)]
-                out += text
-        out.append(0)
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "session_id": self.session_id,
             "revision": self.revision,
             "upload_id": self.upload_id,
-            "replay_id": self.replay_id,
+            "replay_id": _NULL if self.replay_id is None else ("string", self.replay_id),
             "datastream_id": self.datastream_id,
             "form": self.form,
             "organisation": self.organisation,
@@ -4413,39 +2290,14 @@ class Problem(NamedTuple):
     event_type: str | None = None
     """Its event type, as sent."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        pointer_, rule_, message_, index_, event_type_ = self
-        text = pointer_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = rule_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = message_.encode()
-        out += LONG[len(text)]
-        out += text
-        if index_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[index_]
-        if event_type_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = event_type_.encode()
-            out += LONG[len(text)]
-            out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "pointer": self.pointer,
             "rule": self.rule,
             "message": self.message,
-            "index": self.index,
-            "event_type": self.event_type,
+            "index": _NULL if self.index is None else ("int", self.index),
+            "event_type": _NULL if self.event_type is None else ("string", self.event_type),
         }
 
     @classmethod
@@ -4502,130 +2354,27 @@ class Upload(NamedTuple):
     replay_id: str | None = None
     """Id of the replay that put this record here; null for a device's own upload."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            upload_id_,
-            request_id_,
-            received_at_ms_,
-            form_,
-            path_,
-            datastream_id_,
-            content_type_,
-            verdict_,
-            status_,
-            problems_,
-            body_,
-            event_index_,
-            content_encoding_,
-            user_agent_,
-            client_ip_,
-            reason_,
-            truncated_,
-            session_id_,
-            replay_id_,
-        ) = self
-        text = upload_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = request_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        out += LONG[received_at_ms_]
-        text = form_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = path_.encode()
-        out += LONG[len(text)]
-        out += text
-        if event_index_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[event_index_]
-        text = datastream_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = content_type_.encode()
-        out += LONG[len(text)]
-        out += text
-        if content_encoding_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = content_encoding_.encode()
-            out += LONG[len(text)]
-            out += text
-        if user_agent_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = user_agent_.encode()
-            out += LONG[len(text)]
-            out += text
-        if client_ip_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = client_ip_.encode()
-            out += LONG[len(text)]
-            out += text
-        text = verdict_.encode()
-        out += LONG[len(text)]
-        out += text
-        if reason_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = reason_.encode()
-            out += LONG[len(text)]
-            out += text
-        out += LONG[status_]
-        if problems_:
-            out += LONG[len(problems_)]
-            for one_problems_ in problems_:
-                one_problems_.write(out)
-        out.append(0)
-        out.append(1 if truncated_ else 0)
-        if session_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = session_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        if replay_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = replay_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        text = body_
-        out += LONG[len(text)]
-        out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "upload_id": self.upload_id,
             "request_id": self.request_id,
             "received_at_ms": self.received_at_ms,
             "form": self.form,
             "path": self.path,
-            "event_index": self.event_index,
+            "event_index": _NULL if self.event_index is None else ("int", self.event_index),
             "datastream_id": self.datastream_id,
             "content_type": self.content_type,
-            "content_encoding": self.content_encoding,
-            "user_agent": self.user_agent,
-            "client_ip": self.client_ip,
+            "content_encoding": _NULL if self.content_encoding is None else ("string", self.content_encoding),
+            "user_agent": _NULL if self.user_agent is None else ("string", self.user_agent),
+            "client_ip": _NULL if self.client_ip is None else ("string", self.client_ip),
             "verdict": self.verdict,
-            "reason": self.reason,
+            "reason": _NULL if self.reason is None else ("string", self.reason),
             "status": self.status,
             "problems": [item.to_avro() for item in self.problems],
             "truncated": self.truncated,
-            "session_id": self.session_id,
-            "replay_id": self.replay_id,
+            "session_id": _NULL if self.session_id is None else ("string", self.session_id),
+            "replay_id": _NULL if self.replay_id is None else ("string", self.replay_id),
             "body": self.body,
         }
 
@@ -4663,18 +2412,8 @@ class Header(NamedTuple):
     value: bytes
     """Its value."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        name_, value_ = self
-        text = name_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = value_
-        out += LONG[len(text)]
-        out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "name": self.name,
             "value": self.value,
@@ -4735,116 +2474,15 @@ class DeadLetter(NamedTuple):
     body: bytes = b""
     """The original bytes; the whole value of the record where it was undecodable."""
 
-    def write(self, out: bytearray) -> None:
-        """Append the record in the binary form of Avro."""
-        (
-            upload_id_,
-            reason_,
-            problems_,
-            received_at_ms_,
-            rejected_at_ms_,
-            source_topic_,
-            source_partition_,
-            source_offset_,
-            source_key_,
-            replay_id_,
-            fault_,
-            session_id_,
-            headers_,
-            form_,
-            path_,
-            event_index_,
-            datastream_id_,
-            content_type_,
-            content_encoding_,
-            truncated_,
-            body_,
-        ) = self
-        text = upload_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        if replay_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = replay_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        text = reason_.encode()
-        out += LONG[len(text)]
-        out += text
-        if problems_:
-            out += LONG[len(problems_)]
-            for one_problems_ in problems_:
-                one_problems_.write(out)
-        out.append(0)
-        if fault_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = fault_.encode()
-            out += LONG[len(text)]
-            out += text
-        if session_id_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = session_id_.encode()
-            out += LONG[len(text)]
-            out += text
-        out += LONG[received_at_ms_]
-        out += LONG[rejected_at_ms_]
-        text = source_topic_.encode()
-        out += LONG[len(text)]
-        out += text
-        out += LONG[source_partition_]
-        out += LONG[source_offset_]
-        text = source_key_
-        out += LONG[len(text)]
-        out += text
-        if headers_:
-            out += LONG[len(headers_)]
-            for one_headers_ in headers_:
-                one_headers_.write(out)
-        out.append(0)
-        text = form_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = path_.encode()
-        out += LONG[len(text)]
-        out += text
-        if event_index_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            out += LONG[event_index_]
-        text = datastream_id_.encode()
-        out += LONG[len(text)]
-        out += text
-        text = content_type_.encode()
-        out += LONG[len(text)]
-        out += text
-        if content_encoding_ is None:
-            out.append(0)
-        else:
-            out.append(2)
-            text = content_encoding_.encode()
-            out += LONG[len(text)]
-            out += text
-        out.append(1 if truncated_ else 0)
-        text = body_
-        out += LONG[len(text)]
-        out += text
-
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro reads it."""
+        """Return the record as fastavro writes it."""
         return {
             "upload_id": self.upload_id,
-            "replay_id": self.replay_id,
+            "replay_id": _NULL if self.replay_id is None else ("string", self.replay_id),
             "reason": self.reason,
             "problems": [item.to_avro() for item in self.problems],
-            "fault": self.fault,
-            "session_id": self.session_id,
+            "fault": _NULL if self.fault is None else ("string", self.fault),
+            "session_id": _NULL if self.session_id is None else ("string", self.session_id),
             "received_at_ms": self.received_at_ms,
             "rejected_at_ms": self.rejected_at_ms,
             "source_topic": self.source_topic,
@@ -4854,10 +2492,10 @@ class DeadLetter(NamedTuple):
             "headers": [item.to_avro() for item in self.headers],
             "form": self.form,
             "path": self.path,
-            "event_index": self.event_index,
+            "event_index": _NULL if self.event_index is None else ("int", self.event_index),
             "datastream_id": self.datastream_id,
             "content_type": self.content_type,
-            "content_encoding": self.content_encoding,
+            "content_encoding": _NULL if self.content_encoding is None else ("string", self.content_encoding),
             "truncated": self.truncated,
             "body": self.body,
         }
