@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.commands.run import load_directory
-from pipeline.commands.show import line
+from pipeline.commands.show import jsonable, line
 from pipeline.commands.timeline import print_errors, print_session
 from pipeline.session.explain import Because, Part
 from pipeline.session.explain import explain as explained
@@ -107,8 +107,8 @@ def _session(upload: receive.KeyedUpload, directory: Directory, outcome: str) ->
         "outcome": outcome,
         "session_id": value.session_id,
         "flags": list(derived.flags),
-        "record": session_record(identified, value, derived, visitor, metrics).to_avro(),
-        "events": events_record(identified, value, derived.viewing).to_avro()["events"],
+        "record": jsonable(session_record(identified, value, derived, visitor, metrics)),
+        "events": jsonable(events_record(identified, value, derived.viewing).events),
         "analytics_calls": [
             {
                 "call": call.call.value,

@@ -14,6 +14,8 @@ def jsonable(value: Any) -> Any:
             return value.decode()
         except UnicodeDecodeError:
             return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {name: jsonable(member) for name, member in zip(value._fields, value, strict=True)}
     if isinstance(value, dict):
         return {str(key): jsonable(member) for key, member in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
