@@ -84,6 +84,7 @@ def ingest(settings: Settings) -> int:
         )
 
         async def run() -> None:
+            await forwarder.adopt()
             forwarding = asyncio.create_task(forwarder.run())
             others = [asyncio.create_task(producer.watch()), asyncio.create_task(_prepared(codec, later))]
             url = f"http://{settings.ingest_host}:{listener.getsockname()[1]}"

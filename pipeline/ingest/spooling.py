@@ -159,12 +159,17 @@ class Forwarder:
                 now = asyncio.get_running_loop().time()
                 if now >= adopt_at:
                     adopt_at = now + ADOPT_S
-                    self._adopted += await asyncio.to_thread(self._way.adopt)
+                    await self.adopt()
                 if not await self.forward_once():
                     await asyncio.sleep(IDLE_S)
             except (Unavailable, OSError) as error:
                 _log.warning("not_forwarded", reason=str(error))
                 await asyncio.sleep(RETRY_S)
+
+    async def adopt(self) -> None:
+        """Take over the spools that dead processes have left behind; a start does it before it serves."""
+        self._adopted += await asyncio.to_thread(self._way.adopt)
+        self._measure()
 
     async def forward_once(self) -> int:
         """Forward what waits; return how many records left, or raise `Unavailable` when none could."""
