@@ -150,7 +150,10 @@ def test_sigterm_with_requests_in_flight_keeps_what_was_acknowledged(
     broker: Kafka, settings: Settings
 ) -> None:
     with Ingest(settings) as ingest, loaded(ingest) as senders:
-        time.sleep(2)
+        end = time.monotonic() + 30
+        while len(senders.acknowledged) < 40:
+            assert time.monotonic() < end, "no load"
+            time.sleep(0.05)
         assert ingest.stop() == 0
     check_nothing_lost(settings, senders)
 
