@@ -207,7 +207,7 @@ def test_a_disk_without_room_is_503_in_time_and_drains_when_kafka_is_back(
                 broker.start_again()
                 time.sleep(4)
             ingest.await_forwarded()
-            check_nothing_lost(settings, senders)
+            check_nothing_lost(on_disk, senders)
             with ingest.client() as client:
                 assert client.get("/health/ready").status_code == 200
             assert ingest.stop() == 0
