@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 DATA_DIR ?= .data
 
-.PHONY: run demo test check format lock bench kafka registry clean
+.PHONY: run demo test check format lock bench compiled faults kafka registry clean
 
 run: .venv/run.stamp ## start the embedded default, send the samples, show them, go on serving
 	$(BIN)/pipeline demo --serve --data-dir $(DATA_DIR)
@@ -17,12 +17,13 @@ demo: .venv/run.stamp ## the same, but stop then: exit 0 when the ledger balance
 test: .venv/dev.stamp ## all tests; PIPELINE_REQUIRE_KAFKA=1 demands those on Apache Kafka
 	$(BIN)/pytest
 
-check: .venv/dev.stamp ## format, lint, types, import rules, generated files, docs
+check: .venv/dev.stamp ## format, lint, types, import rules, generated files, schemas against released ones, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pipeline.contract.generate --check
+	$(BIN)/python -m pipeline.contract.released
 	$(BIN)/python -m docs.generate --check
 
 format: .venv/dev.stamp ## write what check would complain of, where a tool can
@@ -34,6 +35,12 @@ format: .venv/dev.stamp ## write what check would complain of, where a tool can
 bench: .venv/dev.stamp ## benchmarks, as ratios of one run
 	$(BIN)/python -m bench
 
+compiled: .venv/dev.stamp ## the hot path compiled by mypyc, in place (needs a C compiler); undo: make clean
+	$(BIN)/python -m deploy.compiled
+
+faults: .venv/dev.stamp ## the fault matrix on Apache Kafka; SHORT=1: under 5 minutes, SEED=…, ONLY=worker|ingest|…
+	$(BIN)/python -m faults $(if $(SHORT),--short) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
+
 kafka: .venv/dev.stamp ## a local Apache Kafka, until Ctrl-C (needs Maven and Java 17)
 	$(BIN)/python -m deploy.servers kafka
 
@@ -44,9 +51,12 @@ lock: ## resolve the locked requirements anew (needs uv)
 	uv pip compile -q --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
 		--custom-compile-command "make lock" pyproject.toml -o requirements/run.txt
 	uv pip compile -q --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
-		--extra dev -c requirements/run.txt --custom-compile-command "make lock" pyproject.toml -o requirements/dev.txt
+		--extra otel -c requirements/run.txt --custom-compile-command "make lock" pyproject.toml -o requirements/otel.txt
+	uv pip compile -q --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
+		--extra dev --extra otel -c requirements/run.txt --custom-compile-command "make lock" pyproject.toml -o requirements/dev.txt
 
 clean: ## remove what was installed and built, never the data
+	find pipeline -name '*.so' -delete
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build
 
 .venv/run.stamp: requirements/run.txt pyproject.toml

@@ -1,4 +1,7 @@
-"""`make bench`: every benchmark, as ratios of one run; `python -m bench core|ingest|kafka` runs one."""
+"""`make bench`: every benchmark, as ratios of one run.
+
+`python -m bench core|index|ingest|kafka|latency` runs one of them.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,15 @@ from deploy.servers import why_not
 
 def main() -> None:
     """Run what was asked for, else everything that this machine can run."""
-    wanted = sys.argv[1:] or ["core", "ingest", "kafka"]
+    wanted = sys.argv[1:] or ["core", "index", "ingest", "kafka", "latency"]
     if "core" in wanted:
         from bench.core import main as core
 
         core()
+    if "index" in wanted:
+        from bench.index import main as index
+
+        index()
     reason = why_not()
     if reason:
         print(f"not run on Apache Kafka: {reason}")
@@ -26,6 +33,10 @@ def main() -> None:
         from bench.kafka import main as kafka
 
         kafka()
+    if "latency" in wanted:
+        from bench.latency import main as latency
+
+        latency()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ class Loaded(NamedTuple):
     statuses: Counter[int]
     latencies: list[float]
     wall_s: float
+    started: float = 0.0
+    """When the run began, on the clock of `time.perf_counter`."""
 
     @property
     def answered(self) -> int:
@@ -156,4 +158,4 @@ def _ended(run: _Run, started: float) -> Loaded:
     for connection in run.idle:
         assert connection.transport is not None
         connection.transport.abort()
-    return Loaded(run.statuses, sorted(run.latencies), wall_s)
+    return Loaded(run.statuses, sorted(run.latencies), wall_s, started)

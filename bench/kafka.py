@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -27,10 +26,11 @@ from rich.table import Table
 from bench.core import sdk_session
 from deploy.servers import Kafka
 from pipeline.commands.home import kafka_codec
-from pipeline.contract.positions import next_offset_reader
+from pipeline.contract.codec import Codec
+from pipeline.contract.positions import INDEX
+from pipeline.contract.records import IndexEntry
 from pipeline.contract.topics import load_topics
 from pipeline.kafka import admin
-from pipeline.kafka.lanes import INDEX
 from pipeline.kafka.reader import KafkaReader
 from pipeline.settings import PREFIX, Settings, load
 from pipeline.stages.datastreams import OPEN_DIRECTORY
@@ -94,7 +94,7 @@ def carried(settings: Settings, command: list[str]) -> Run:
         f"{PREFIX}{name.upper()}": str(getattr(settings, name))
         for name in ("kafka_bootstrap", "kafka_topic_prefix", "worker_group", "data_dir", "worker_port")
     }
-    read = next_offset_reader(kafka_codec(settings))
+    codec = kafka_codec(settings)
     with tempfile.TemporaryFile() as log, contextlib.closing(KafkaReader(settings)) as reader:
         process = subprocess.Popen(command, env={**os.environ, **environ}, stdout=log, stderr=log)
         try:
@@ -103,7 +103,7 @@ def carried(settings: Settings, command: list[str]) -> Run:
             end = time.monotonic() + DEADLINE_S
             positions: dict[int, int] = {}
             while True:
-                committed(reader, read, positions)
+                committed(reader, codec, positions)
                 cpu_s = sum(watched.cpu_times()[:2])
                 if not positions:
                     begun = (cpu_s, time.monotonic())
@@ -137,10 +137,10 @@ def fill(settings: Settings) -> dict[int, int]:
     return ends
 
 
-def committed(reader: KafkaReader, read: Callable[[bytes], int], positions: dict[int, int]) -> None:
+def committed(reader: KafkaReader, codec: Codec, positions: dict[int, int]) -> None:
     """Bring the committed positions up to date."""
     reader.refresh()
     starts = {p: reader.first_offset(INDEX, p) for p in range(reader.partitions(INDEX))}
     for stored in reader.read(INDEX, starts):
         if stored.value is not None and stored.key.startswith(b"position"):
-            positions[stored.partition] = read(stored.value)
+            positions[stored.partition] = codec.decode_record(IndexEntry, stored.value).next_offset or 0

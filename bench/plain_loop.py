@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from pipeline.commands.home import kafka_codec
-from pipeline.contract.positions import next_offset_reader, position_maker
 from pipeline.contract.record import StoredRecord
 from pipeline.contract.topics import load_topics
 from pipeline.kafka.clients import client_config
@@ -26,11 +25,11 @@ def main() -> None:
     topology = Topology(codec, topics, OPEN_DIRECTORY)
     for topic in topics:
         codec.prepare(topic)
-    lanes = Lanes(settings, position_maker(codec), next_offset_reader(codec))
+    lanes = Lanes(settings, codec, topics)
     pool = ThreadPoolExecutor(12)
     partitions = range(topics[UPLOADS].partitions)
     name = settings.kafka_topic_prefix + UPLOADS
-    starts = zip(partitions, pool.map(lanes.take_over, partitions), strict=True)
+    starts = zip(partitions, pool.map(lanes.resume, partitions), strict=True)
     consumer = Consumer(client_config(settings, **{"group.id": "bench", "enable.auto.commit": False}))
     consumer.assign([TopicPartition(name, partition, offset) for partition, offset in starts])
 

@@ -7,8 +7,10 @@ does not come up raises `ServerFailed` with the end of its log.
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import os
+import random
 import shutil
 import signal
 import socket
@@ -20,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -28,10 +30,15 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 KAFKA_LIB: Final = ROOT / ".kafka" / "lib"
 REGISTRY_DIR: Final = ROOT / ".apicurio"
 COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.11.0:copy-dependencies"
-START_DEADLINE_S: Final = 60.0
+START_DEADLINE_S: Final = 120.0
 STOP_DEADLINE_S: Final = 20.0
+FETCH_PAUSES_S: Final = (0, 3, 10)
+"""Maven is asked so often, after so long: a network fails now and then."""
 LOG_TAIL: Final = 4_000
 PR_SET_PDEATHSIG: Final = 1
+OWN_PORTS: Final = (15_000, 32_000)
+_chance: Final = random.SystemRandom()
+_given: Final[set[int]] = set()
 REGISTRY_JAVA: Final = 21
 """Apicurio Registry 3.3 needs at least this Java; Kafka 4 needs 17."""
 
@@ -67,17 +74,33 @@ def _version(java: str) -> int:
     return int(number[1] if number[0] == "1" else number[0])
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to kill this child when the thread that started it ends, however it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on at this moment."""
+    """Return a port that nothing listens on, and that this process has not been given before.
+
+    It lies below those that systems give to outgoing connections. Else a client that tries to reach a
+    server that is down could be given the server's own port, and the server could not come back.
+    """
+    while True:
+        port = _chance.randrange(*OWN_PORTS)
+        if port in _given or not _can_listen(port):
+            continue
+        _given.add(port)
+        return port
+
+
+def _can_listen(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 class _Server:
@@ -103,6 +126,11 @@ class _Server:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the process was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start (again) and return when it answers, or raise `ServerFailed`."""
         self.launch()
@@ -118,7 +146,7 @@ class _Server:
                 cwd=self.directory,
                 env={**os.environ, **self._environment()},
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, no lock can be held
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no lock can be held
             )
 
     def await_answer(self) -> None:
@@ -175,7 +203,61 @@ class Member(NamedTuple):
     controller_ports: Sequence[int]
 
 
-class Kafka(_Server):
+def new_cluster_id() -> str:
+    """Return a random cluster id that does not begin with "-", which Kafka would take for an option."""
+    return base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
+
+
+class _Node(_Server):
+    """One process of Apache Kafka; its storage is formatted before it is started for the first time."""
+
+    memory: Sequence[str] = ("-Xms256m", "-Xmx512m")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._java = find_java(17) or "java"
+
+    def launch(self) -> None:
+        """Fetch what is missing, format the storage the first time, start."""
+        fetch_kafka()
+        properties = self.directory / "server.properties"
+        if not properties.exists():
+            properties.write_text(self._properties())
+            self._format("-c", str(properties), *self._format_options())
+        super().launch()
+
+    def start_again(self) -> None:
+        """Start after a kill; what it logged before is not taken for its coming up."""
+        (self.directory / "log").unlink(missing_ok=True)
+        self.start()
+
+    def _properties(self) -> str:
+        raise NotImplementedError
+
+    def _format_options(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def _format(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [self._java, "-cp", f"{KAFKA_LIB}/*", "kafka.tools.StorageTool", "format", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=START_DEADLINE_S,
+            check=False,
+        )
+        if done.returncode:
+            raise ServerFailed(f"kafka storage format failed:\n{done.stdout}{done.stderr}")
+
+    def _command(self) -> Sequence[str]:
+        tuning = (*self.memory, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+        logging = f"-Dlog4j2.configurationFile={ROOT / 'deploy' / 'kafka' / 'log4j2.properties'}"
+        return [self._java, *tuning, logging, "-cp", f"{KAFKA_LIB}/*", "kafka.Kafka", "server.properties"]
+
+    def _answers(self) -> bool:
+        return "Kafka Server started" in self.log_tail(200_000)
+
+
+class Kafka(_Node):
     """Apache Kafka, one KRaft node on ports of its own, alone or as the member of a cluster."""
 
     name = "kafka"
@@ -186,44 +268,14 @@ class Kafka(_Server):
         self._member = member
         self._controller_port = free_port() if member is None else member.controller_ports[member.node_id - 1]
         self.bootstrap = f"127.0.0.1:{self.port}"
-        self._java = find_java(17) or "java"
 
-    def launch(self) -> None:
-        """Fetch what is missing, format the storage the first time, start."""
-        fetch_kafka()
-        properties = self.directory / "server.properties"
-        if not properties.exists():
-            properties.write_text(self._properties())
-            if self._member is None:
-                self._tool("format", "--standalone", "-t", self._tool("random-uuid"), "-c", str(properties))
-            else:
-                self._tool("format", "-t", self._member.cluster_id, "-c", str(properties))
-        super().launch()
-
-    def _tool(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [self._java, "-cp", f"{KAFKA_LIB}/*", "kafka.tools.StorageTool", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if done.returncode:
-            raise ServerFailed(f"kafka storage {arguments[0]} failed:\n{done.stdout}{done.stderr}")
-        return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
-
-    def _command(self) -> Sequence[str]:
-        memory = ("-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-        logging = f"-Dlog4j2.configurationFile={ROOT / 'deploy' / 'kafka' / 'log4j2.properties'}"
-        return [self._java, *memory, logging, "-cp", f"{KAFKA_LIB}/*", "kafka.Kafka", "server.properties"]
+    def _format_options(self) -> Sequence[str]:
+        if self._member is None:
+            return ("--standalone", "-t", new_cluster_id())
+        return ("-t", self._member.cluster_id)
 
     def _answers(self) -> bool:
-        return "Kafka Server started" in self.log_tail(200_000) and _is_open(self.port)
-
-    def start_again(self) -> None:
-        """Start after a kill; what it logged before is not taken for its coming up."""
-        (self.directory / "log").unlink(missing_ok=True)
-        self.start()
+        return super()._answers() and _is_open(self.port)
 
     def _properties(self) -> str:
         if self._member is None:
@@ -237,11 +289,15 @@ class Kafka(_Server):
 node.id={node_id}
 {quorum}
 listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}
+""" + _broker_properties(self.port, self.directory / "data", copies)
+
+
+def _broker_properties(port: int, data: Path, copies: int) -> str:
+    return f"""advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
-log.dirs={self.directory / "data"}
+log.dirs={data}
 offsets.topic.replication.factor={copies}
 offsets.topic.num.partitions=4
 transaction.state.log.replication.factor={copies}
@@ -255,13 +311,90 @@ auto.create.topics.enable=false
 """
 
 
+SESSION_MS: Final = 3_000
+"""After so long without a heartbeat a `Controller` takes its broker for gone."""
+
+
+class Controller(_Node):
+    """A KRaft controller in a process of its own."""
+
+    name = "controller"
+    memory = ("-Xms64m", "-Xmx256m")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = free_port()
+        self.cluster_id = new_cluster_id()
+
+    def _format_options(self) -> Sequence[str]:
+        return ("--standalone", "-t", self.cluster_id)
+
+    def _properties(self) -> str:
+        return f"""process.roles=controller
+node.id=1000
+controller.quorum.bootstrap.servers=127.0.0.1:{self.port}
+listeners=CONTROLLER://127.0.0.1:{self.port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={self.directory / "data"}
+broker.session.timeout.ms={SESSION_MS}
+"""
+
+
+class LoneBroker(Kafka):
+    """One broker beside a `Controller`, which is started again only when the controller knows it was gone.
+
+    A node that is broker and controller in one, or a broker that is back sooner, serves for a while what
+    it led before, then loses and regains it; commit markers that fall between are never written
+    (docs/kafka.md).
+    """
+
+    name = "broker"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.controller = Controller()
+        self._gone_at = 0.0
+
+    def start(self) -> None:
+        """Start the controller too, the first time."""
+        if not self.controller.is_running:
+            self.controller.start()
+        super().start()
+
+    def kill(self) -> None:
+        """kill -9 of the broker alone."""
+        super().kill()
+        self._gone_at = time.monotonic()
+
+    def start_again(self) -> None:
+        """Start after a kill, as late as this broker may come back."""
+        time.sleep(max(0.0, self._gone_at + 1.5 * SESSION_MS / 1000 - time.monotonic()))
+        super().start_again()
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        self.controller.__exit__(*exc)
+
+    def _format_options(self) -> Sequence[str]:
+        return ("-t", self.controller.cluster_id)
+
+    def _properties(self) -> str:
+        return f"""process.roles=broker
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{self.controller.port}
+listeners=PLAINTEXT://127.0.0.1:{self.port}
+broker.heartbeat.interval.ms={SESSION_MS // 6}
+broker.session.timeout.ms={SESSION_MS}
+""" + _broker_properties(self.port, self.directory / "data", copies=1)
+
+
 class KafkaCluster:
     """Three Kafka nodes: every partition has three copies, and any one node may be away."""
 
     def __init__(self, nodes: int = 3) -> None:
         controller_ports = [free_port() for _ in range(nodes)]
-        # Kafka takes an id that begins with "-" for an option; a first byte of 0 makes it begin with "A".
-        cluster_id = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
+        cluster_id = new_cluster_id()
         self.nodes = [Kafka(member=Member(i + 1, cluster_id, controller_ports)) for i in range(nodes)]
         self.bootstrap = ",".join(node.bootstrap for node in self.nodes)
 
@@ -284,13 +417,15 @@ class KafkaCluster:
 
 
 class Registry(_Server):
-    """Apicurio Registry, in memory; its Confluent API is at `url`."""
+    """Apicurio Registry, in memory unless its environment says more; its Confluent API is at `url`."""
 
     name = "registry"
 
-    def __init__(self, port: int | None = None) -> None:
+    def __init__(self, port: int | None = None, environment: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.port = port or free_port()
+        self._management_port = free_port()
+        self._given = dict(environment or {})
         self.url = f"http://127.0.0.1:{self.port}/apis/ccompat/v7"
 
     def launch(self) -> None:
@@ -303,7 +438,13 @@ class Registry(_Server):
         return [find_java(REGISTRY_JAVA) or "java", "-Xmx512m", "-jar", str(jar)]
 
     def _environment(self) -> dict[str, str]:
-        return {"QUARKUS_HTTP_PORT": str(self.port), "QUARKUS_HTTP_HOST": "127.0.0.1"}
+        return self._given | {
+            "QUARKUS_HTTP_PORT": str(self.port),
+            "QUARKUS_HTTP_HOST": "127.0.0.1",
+            # Else it is 0.0.0.0:9000 for every registry, and a second one can't start.
+            "QUARKUS_MANAGEMENT_PORT": str(self._management_port),
+            "QUARKUS_MANAGEMENT_HOST": "127.0.0.1",
+        }
 
     def _answers(self) -> bool:
         try:
@@ -316,25 +457,44 @@ class Registry(_Server):
 def fetch_kafka() -> None:
     """Fetch Kafka's jars once."""
     if not list(KAFKA_LIB.glob("kafka_*.jar")):
-        _maven(ROOT / "deploy" / "kafka" / "pom.xml", KAFKA_LIB)
+        with _arriving(KAFKA_LIB) as out:
+            _maven(ROOT / "deploy" / "kafka" / "pom.xml", out)
 
 
 def fetch_registry() -> None:
     """Fetch and unpack the registry once."""
     if list(REGISTRY_DIR.rglob("quarkus-run.jar")):
         return
-    _maven(ROOT / "deploy" / "registry" / "pom.xml", REGISTRY_DIR)
-    with tarfile.open(next(REGISTRY_DIR.glob("*.tar.gz"))) as archive:
-        archive.extractall(REGISTRY_DIR, filter="data")
+    with _arriving(REGISTRY_DIR) as out:
+        _maven(ROOT / "deploy" / "registry" / "pom.xml", out)
+        with tarfile.open(next(out.glob("*.tar.gz"))) as archive:
+            archive.extractall(out, filter="data")
+
+
+@contextlib.contextmanager
+def _arriving(place: Path) -> Iterator[Path]:
+    """Yield a directory that becomes `place` once it is whole: no half of it is ever taken for all."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    arriving = Path(tempfile.mkdtemp(prefix=f"{place.name}-", dir=place.parent))
+    try:
+        yield arriving
+        arriving.chmod(0o755)
+        shutil.rmtree(place, ignore_errors=True)
+        arriving.replace(place)
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
 
 
 def _maven(pom: Path, out: Path) -> None:
     command = ["mvn", "-q", "-B", "-f", str(pom), COPY, "-DincludeScope=runtime", f"-DoutputDirectory={out}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ServerFailed(
-            f"Maven could not fetch {pom.parent.name}:\n{(done.stdout + done.stderr)[-LOG_TAIL:]}"
-        )
+    said = ""
+    for pause_s in FETCH_PAUSES_S:
+        time.sleep(pause_s)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return
+        said = done.stdout + done.stderr
+    raise ServerFailed(f"Maven could not fetch {pom.parent.name}:\n{said[-LOG_TAIL:]}")
 
 
 def _is_open(port: int) -> bool:
@@ -351,8 +511,13 @@ def main() -> int:
     if kind not in {"kafka", "registry"}:
         print("usage: python -m deploy.servers kafka|registry")
         return 2
+    port = 9092 if kind == "kafka" else 8081
+    if not _can_listen(port):
+        print(f"port {port} is in use: stop what listens there, perhaps another `make {kind}`")
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Kafka(9092) if kind == "kafka" else Registry(8081) as server:
+        with Kafka(port) if kind == "kafka" else Registry(port) as server:
             where = server.bootstrap if isinstance(server, Kafka) else server.url
             print(f"{kind} is at {where}; Ctrl-C stops it and forgets its data", flush=True)
             signal.pause()

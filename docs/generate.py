@@ -15,18 +15,18 @@ from pipeline.cli import app
 from pipeline.contract.topics import SCHEMAS_DIR, load_topics
 from pipeline.metrics import METRICS
 from pipeline.session.datastream import Datastream, Rules
-from pipeline.session.explain import RULES as METRIC_RULES
 from pipeline.session.fields import AD, CHAPTER, POD, SESSION
 from pipeline.session.flags import FLAGS
 from pipeline.session.machine import AD as AD_TABLE
 from pipeline.session.machine import CHAPTER as CHAPTER_TABLE
 from pipeline.session.machine import PLAYBACK
+from pipeline.session.metric_rules import RULES as METRIC_RULES
 from pipeline.settings import defaults, names
 from pipeline.stages.datastreams import OPTIONS, RULE_OPTIONS, Option
 from pipeline.stages.prepare import REASONS
 from pipeline.wire.problems import RULES
 from pipeline.wire.responses import EDGE_ERRORS
-from pipeline.wire.tables import EDGE_DETAILS, EVENTS
+from pipeline.wire.tables import BACK_END, CUSTOMER_IDS, EDGE_DETAILS, EDGE_QOE, EVENTS, QOE, STATE_LISTS
 
 DOCS: Final = Path(__file__).parent
 EXAMPLE: Final = DOCS.parent / "examples" / "datastreams.toml"
@@ -35,6 +35,11 @@ TYPE_NAMES: Final[dict[type, str]] = {
     bool: "true or false",
     int: "whole number",
     float: "number",
+}
+_QUALITY_NOTES: Final = {
+    "bitrate": "kbps, or bps where the datastream's `bitrate_unit` says so",
+    "timeToStart": "ms on Media Collection, seconds on Media Edge",
+    "droppedFrames": "so far",
 }
 NOTE: Final = "<!-- Drawn from the code by `python -m docs.generate`; change the tables there. -->\n"
 
@@ -79,11 +84,21 @@ def _options(options: Mapping[str, Option], held: Mapping[str, Any]) -> str:
 
 def metrics() -> str:
     """Return the page of all metrics."""
-    rows = [(f"`{m.name}`", m.type.value, ", ".join(m.labels) or "-", m.doc) for m in METRICS]
+    rows = [
+        (
+            f"`{m.name}`",
+            m.type.value,
+            ", ".join(m.labels) or "-",
+            m.doc,
+            ", ".join(f"{bound:g}" for bound in m.buckets) or "-",
+        )
+        for m in METRICS
+    ]
     return _page(
         "Metrics",
-        "Served at `GET /metrics` in Prometheus' text format.",
-        _table(("Name", "Type", "Labels", "Meaning"), rows),
+        "Served at `GET /metrics` in Prometheus' text format, by the ingest on its own port and by the "
+        "worker on `PIPELINE_WORKER_PORT`.",
+        _table(("Name", "Type", "Labels", "Meaning", "Buckets"), rows),
     )
 
 
@@ -156,6 +171,18 @@ def fields() -> str:
             )
         )
     parts.append(_table(("Media Collection", "Media Edge", "Required params", "Details object"), rows))
+    parts.append("## Around every event\n")
+    parts.append(
+        _table(
+            ("Media Collection", "Media Edge", "Note"),
+            [
+                ("`playerTime.playhead`", "`mediaCollection.playhead`", "seconds; whole ones on Media Edge"),
+                ("`playerTime.ts`", "`mediaEventTimestamp`", "ms since 1970; RFC 3339 with an offset"),
+                ("`customMetadata` {key: value}", "`mediaCollection.customMetadata` [{name, value}]", "text"),
+                ("`qoeData`", "`mediaCollection.qoeDataDetails`", "see Quality"),
+            ],
+        )
+    )
     tables = {"Session": SESSION, "Ad break": POD, "Ad": AD, "Chapter": CHAPTER}
     for title, table in tables.items():
         parts.append(f"## {title}\n")
@@ -164,7 +191,7 @@ def fields() -> str:
                 ("Media Collection param", "XDM member", "Type", "Context variable", "Required"),
                 [
                     (
-                        f"`{row.param}`",
+                        f"`{row.param}`" if row.param else "-",
                         f"`{row.member}`" if row.in_xdm else "-",
                         row.type.value,
                         f"`{row.context}`" if row.context else "-",
@@ -174,6 +201,38 @@ def fields() -> str:
                 ],
             )
         )
+    parts.append("## Quality\n")
+    parts.append(
+        _table(
+            ("Media Collection qoeData", "XDM member", "Type", "Note"),
+            [
+                (f"`{param}`", f"`{member}`", rule.type.value, _QUALITY_NOTES.get(member, ""))
+                for (param, rule), member in zip(QOE.items(), EDGE_QOE, strict=True)
+            ],
+        )
+    )
+    parts.append("## Errors and player states\n")
+    parts.append(
+        _table(
+            ("Media Collection", "Media Edge"),
+            [
+                ("`media.errorId`, or `media.qoe.errorID` in qoeData", "`errorDetails.name`"),
+                ("`media.errorSource`, or `media.qoe.errorSource` in qoeData", "`errorDetails.source`"),
+                ("stateStart: `media.state.name`", "`statesStart[].name`"),
+                ("stateEnd: `media.state.name`", "`statesEnd[].name`"),
+                *((f"statesUpdate: `{n}[].media.state.name`", f"`{n}[].name`") for n in STATE_LISTS),
+            ],
+        )
+    )
+    parts.append("## Who watched, and where calls go\n")
+    parts.append(
+        "Params of the Media Collection sessionStart. On Media Edge the visitor is the `identityMap`, and "
+        "the rest is the [datastream](datastreams.md).\n"
+    )
+    needed = {name: "yes" if rule.required else "" for name, rule in BACK_END.items()}
+    back_end = [(f"`{n}`", rule.type.value, needed[n]) for n, rule in BACK_END.items()]
+    back_end.append((f"`{CUSTOMER_IDS}`", "object: {name: {id, authState 0, 1 or 2}}", ""))
+    parts.append(_table(("Param", "Type", "Required"), back_end))
     return _page("Events and fields", "One table in code maps both wire forms both ways.", "\n".join(parts))
 
 
@@ -195,12 +254,13 @@ def topics() -> str:
 def explained() -> str:
     """Return the page of what makes each metric."""
     rows = [
-        (f"`{r.metric}`", r.rule, r.source, ", ".join(s.value for s in r.spent) or "-") for r in METRIC_RULES
+        (f"`{r.metric}`", r.name, r.rule, r.source, ", ".join(s.value for s in r.spent) or "-")
+        for r in METRIC_RULES
     ]
     return _page(
         "What makes each metric",
         "`pipeline explain` shows for a given upload which events and intervals made each number.",
-        _table(("Metric", "Rule", "Source", "Intervals counted"), rows),
+        _table(("Metric", "Rule", "What it says", "Source", "Intervals counted"), rows),
     )
 
 

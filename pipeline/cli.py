@@ -5,22 +5,21 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-import structlog
 import typer
+from typer.exceptions import TyperException
 
-from pipeline.contract.ports import Unavailable
+from pipeline.contract.ports import PositionUnusable, Unavailable
 from pipeline.settings import SettingError, Settings, load
+from pipeline.structured_logs import set_up_logs
 
 app = typer.Typer(
     name="pipeline",
     help="Downloaded media sessions: uploads in, start and close records with every metric out.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -28,16 +27,26 @@ app = typer.Typer(
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Directory of the embedded log.")]
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 picks a free one.")]
+BAD_SETTING: Final = 2
+
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
 
 
 def main() -> None:
-    """Run the command line; exit 2 with one line when a setting is wrong."""
+    """Run the command line; exit 2 with one line when an option or a setting is wrong."""
     try:
-        app(standalone_mode=True)
-    except (SettingError, Unavailable) as error:
-        sys.stderr.write(f"pipeline: {error}\n")
-        sys.exit(2)
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except TyperException as error:
+        sys.stderr.write(f"pipeline: {one_line(error.format_message())} (`--help` shows what there is)\n")
+        sys.exit(BAD_SETTING)
+    except (SettingError, Unavailable, PositionUnusable) as error:
+        sys.stderr.write(f"pipeline: {one_line(str(error))}\n")
+        sys.exit(BAD_SETTING)
+
+
+def one_line(message: str) -> str:
+    """Return a message that a library may have broken into lines as one."""
+    return " ".join(message.split())
 
 
 @app.command()
@@ -120,27 +129,52 @@ class TopicsAction(StrEnum):
 
     APPLY = "apply"
     DIFF = "diff"
+    MIGRATE = "migrate"
 
 
 @app.command()
 def topics(
-    action: Annotated[TopicsAction, typer.Argument(help="apply or diff.")], data_dir: DataDir = None
+    action: Annotated[TopicsAction, typer.Argument(help="apply, diff or migrate.")],
+    data_dir: DataDir = None,
+    to_prefix: Annotated[
+        str | None, typer.Option("--to-prefix", help="For migrate: the prefix of the new topics.")
+    ] = None,
 ) -> None:
-    """Make Kafka's topics and the registry agree with the repository, or show the differences."""
+    """Make Kafka's topics and the registry agree with the repository, show the differences, or migrate.
+
+    `migrate` makes topics with the partitions of topics.toml under another prefix and re-keys the dedupe
+    index into them; see docs/kafka.md.
+    """
     from pipeline.commands.topics import topics as run_topics
 
-    raise typer.Exit(run_topics(_settings(data_dir=data_dir), action.value))
+    raise typer.Exit(run_topics(_settings(data_dir=data_dir), action.value, to_prefix))
+
+
+class IndexAction(StrEnum):
+    """What `pipeline index` does."""
+
+    ADOPT = "adopt"
+    REBUILD = "rebuild"
+
+
+@app.command()
+def index(
+    action: Annotated[
+        IndexAction,
+        typer.Argument(
+            help="adopt: go on with a topic of uploads that was made anew; "
+            "rebuild: make a lost index again from sessions and outcomes."
+        ),
+    ],
+    data_dir: DataDir = None,
+) -> None:
+    """Mend the dedupe index on Kafka when a worker says that it does not fit; stop all workers first."""
+    from pipeline.commands.index import index as run_index
+
+    raise typer.Exit(run_index(_settings(data_dir=data_dir), action.value))
 
 
 def _settings(**options: Any) -> Settings:
     settings = load(**options)
-    level = logging.getLevelNamesMapping().get(settings.log_level.upper())
-    if level is None:
-        raise SettingError(
-            f"PIPELINE_LOG_LEVEL must be debug, info, warning or error, not {settings.log_level!r}"
-        )
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    set_up_logs(settings)
     return settings

@@ -6,7 +6,7 @@ closed sets. `docs/metrics.md` is checked against the table by a test.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import partial
 from typing import Final, NamedTuple
@@ -27,17 +27,34 @@ class Type(StrEnum):
 
 
 class Metric(NamedTuple):
-    """One row: a metric's name, type, labels and meaning."""
+    """One row: a metric's name, type, labels and meaning; `buckets` are a histogram's upper bounds."""
 
     name: str
     type: Type
     labels: tuple[str, ...]
     doc: str
+    buckets: tuple[float, ...] = ()
 
+
+_REQUEST_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_WORK_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
+_BATCH: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
+_HOUR: Final = 3_600
+_DAY: Final = 86_400
+_LATENESS_S: Final = (
+    *(60, 300, 900, _HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR),
+    *(_DAY, 2 * _DAY, 3 * _DAY, 7 * _DAY, 14 * _DAY, 30 * _DAY, 90 * _DAY, 180 * _DAY, 365 * _DAY),
+)
 
 METRICS: Final[tuple[Metric, ...]] = (
     Metric("pipeline_requests_total", Type.COUNTER, ("path", "status"), "HTTP requests answered."),
-    Metric("pipeline_request_seconds", Type.HISTOGRAM, ("path",), "Time from the whole body to the answer."),
+    Metric(
+        "pipeline_request_seconds",
+        Type.HISTOGRAM,
+        ("path",),
+        "Time from the request's headers to the answer.",
+        _REQUEST_S,
+    ),
     Metric("pipeline_uploads_total", Type.COUNTER, ("verdict",), "Uploads that the door made durable."),
     Metric("pipeline_store_failures_total", Type.COUNTER, (), "Requests answered 503: nothing was stored."),
     Metric("pipeline_limited_total", Type.COUNTER, ("limit",), "Requests answered 503 over a limit: alarm."),
@@ -52,11 +69,24 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("pipeline_outcomes_total", Type.COUNTER, ("outcome",), "Uploads by their one outcome."),
     Metric("pipeline_redelivered_total", Type.COUNTER, (), "The same upload id met again."),
     Metric("pipeline_door_disagrees_total", Type.COUNTER, (), "Worker and door disagree: alarm."),
-    Metric("pipeline_batch_seconds", Type.HISTOGRAM, (), "Time of one worker batch, commit included."),
-    Metric("pipeline_batch_records", Type.HISTOGRAM, (), "Uploads in one worker batch."),
-    Metric("pipeline_transaction_seconds", Type.HISTOGRAM, (), "Time of one partition's commit."),
+    Metric("pipeline_lost_offsets_total", Type.COUNTER, (), "Uploads removed before they were read: alarm."),
+    Metric("pipeline_lateness_seconds", Type.HISTOGRAM, (), "Receipt after the viewing's end.", _LATENESS_S),
+    Metric("pipeline_dead_letters_total", Type.COUNTER, ("reason",), "Rejected uploads by reason."),
+    Metric("pipeline_records_read_total", Type.COUNTER, (), "Records of media.uploads that were carried."),
+    Metric("pipeline_records_written_total", Type.COUNTER, ("topic",), "Records that the worker committed."),
+    Metric(
+        "pipeline_batch_seconds",
+        Type.HISTOGRAM,
+        (),
+        "Time of one worker batch, commit included.",
+        _WORK_S,
+    ),
+    Metric("pipeline_batch_records", Type.HISTOGRAM, (), "Uploads in one worker batch.", _BATCH),
+    Metric("pipeline_transaction_seconds", Type.HISTOGRAM, (), "Time of one partition's commit.", _WORK_S),
     Metric("pipeline_lag_records", Type.GAUGE, (), "Uploads that wait for the worker."),
     Metric("pipeline_partition_lag_records", Type.GAUGE, ("partition",), "The same, by partition, on Kafka."),
+    Metric("pipeline_index_entries", Type.GAUGE, ("partition",), "What is known in the index, on Kafka."),
+    Metric("pipeline_index_bytes", Type.GAUGE, (), "Disk space of the index's local stores, on Kafka."),
 )
 
 
@@ -75,9 +105,16 @@ class Meters:
             Type.HISTOGRAM: Histogram,
         }
         self._meters: dict[str, Counter | Gauge | Histogram] = {
-            row.name: makers[row.type](row.name, row.doc, row.labels, registry=self.registry)
+            row.name: makers[row.type](
+                row.name,
+                row.doc,
+                row.labels,
+                registry=self.registry,
+                **({"buckets": row.buckets} if row.buckets else {}),
+            )
             for row in METRICS
         }
+        self._shown: dict[str, set[str]] = {}
         self._children: dict[tuple[str, ...], Counter | Gauge | Histogram] = {}
 
     def _child(self, name: str, labels: tuple[str, ...]) -> Counter | Gauge | Histogram:
@@ -99,6 +136,16 @@ class Meters:
         meter = self._child(name, labels)
         assert isinstance(meter, Gauge)  # noqa: S101 - as above
         meter.set(value)
+
+    def replace(self, name: str, values: Mapping[str, float]) -> None:
+        """Set a gauge of one label for these label values, and forget all others it had here."""
+        meter = self._meters[name]
+        for gone in self._shown.get(name, set()) - set(values):
+            meter.remove(gone)
+            self._children.pop((name, gone), None)
+        for label, value in values.items():
+            self.set(name, value, label)
+        self._shown[name] = set(values)
 
     def observe(self, name: str, value: float, *labels: str) -> None:
         """Add one observation to a histogram."""

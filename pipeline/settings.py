@@ -22,9 +22,15 @@ class SettingError(Exception):
 
 
 def _setting(
-    default: Any, doc: str, *, at_least: int | None = None, at_most: int | None = None, secret: bool = False
+    default: Any,
+    doc: str,
+    *,
+    at_least: int | None = None,
+    at_most: int | None = None,
+    one_of: tuple[str, ...] = (),
+    secret: bool = False,
 ) -> Any:
-    metadata = {"doc": doc, "at_least": at_least, "at_most": at_most}
+    metadata = {"doc": doc, "at_least": at_least, "at_most": at_most, "one_of": one_of}
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -120,11 +126,27 @@ class Settings:
     worker_port: int = _setting(
         8090, "Port of the worker's own health and metrics endpoint; 0: none.", at_least=0, at_most=65_535
     )
+    worker_longest_outage_s: int = _setting(
+        7 * 86_400,
+        "How long workers may be away: with PIPELINE_SPOOL_MAX_AGE_S the least retention of media.uploads.",
+        at_least=0,
+        at_most=400 * 86_400,
+    )
     worker_stall_s: int = _setting(
         120,
         "A worker with lag whose positions stand still for so long ends itself.",
         at_least=5,
         at_most=3_600,
+    )
+    worker_dead_letters_percent: int = _setting(
+        10,
+        "With more dead letters of its own doing (not the door's) among the last uploads the worker stops; "
+        "100 is no limit.",
+        at_least=0,
+        at_most=100,
+    )
+    worker_dead_letters_least: int = _setting(
+        20, "So many of them in a partition are needed before the limit counts.", at_least=1, at_most=10_000
     )
     worker_session_timeout_s: int = _setting(
         15,
@@ -135,9 +157,19 @@ class Settings:
     kafka_bootstrap: str = _setting(
         "", "Kafka brokers as host:port, comma-separated; empty: the embedded log."
     )
-    kafka_security_protocol: str = _setting("PLAINTEXT", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.")
+    kafka_security_protocol: str = _setting(
+        "PLAINTEXT",
+        "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.",
+        one_of=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+    )
     kafka_ca_file: str = _setting("", "CA certificates of the brokers (PEM); empty: those of the system.")
-    kafka_sasl_mechanism: str = _setting("", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.")
+    kafka_cert_file: str = _setting(
+        "", "Our certificate (PEM), for brokers that demand one; needs the key file too."
+    )
+    kafka_key_file: str = _setting("", "The unencrypted key of that certificate (PEM).")
+    kafka_sasl_mechanism: str = _setting(
+        "", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.", one_of=("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+    )
     kafka_sasl_username: str = _setting("", "User name for SASL.")
     kafka_sasl_password: str = _setting("", "Password for SASL.", secret=True)
     kafka_replication_factor: int = _setting(
@@ -152,10 +184,23 @@ class Settings:
     registry_url: str = _setting(
         "", "Schema registry with the Confluent API; empty: the registry file of the data directory."
     )
+    registry_ca_file: str = _setting(
+        "", "CA certificates of the registry (PEM); empty: those of the Python package certifi."
+    )
+    registry_username: str = _setting("", "User name for the registry's basic authentication.")
+    registry_password: str = _setting("", "Password for the registry's basic authentication.", secret=True)
     log_maintain_interval_s: int = _setting(
         30, "How often the embedded log applies retention and compaction.", at_least=1, at_most=86_400
     )
     log_level: str = _setting("info", "Lowest level that is logged: debug, info, warning or error.")
+    log_format: str = _setting(
+        "auto", "Form of log lines: json, console, or auto: console on a terminal, else json."
+    )
+    otel_endpoint: str = _setting(
+        "",
+        "OTLP/HTTP address that traces are sent to, as http://collector:4318; empty: no tracing. "
+        "Needs the extra `otel`; sampling and the like follow the standard OTEL_* variables.",
+    )
 
 
 def names() -> dict[str, str]:
@@ -193,11 +238,13 @@ def load(environ: Mapping[str, str] | None = None, **options: Any) -> Settings:
 
 def _parsed(variable: str, row: dataclasses.Field[Any], given: Any) -> Any:
     if isinstance(row.default, Path):
+        if not str(given):
+            raise SettingError(f"{variable} must not be empty")
         return Path(given)
     if isinstance(row.default, bool):
         return _parsed_bool(variable, given)
     if not isinstance(row.default, int):
-        return str(given)
+        return _parsed_text(variable, row.metadata["one_of"], str(given))
     try:
         number = int(given)
     except ValueError:
@@ -206,6 +253,14 @@ def _parsed(variable: str, row: dataclasses.Field[Any], given: Any) -> Any:
     if (low is not None and number < low) or (high is not None and number > high):
         raise SettingError(f"{variable} must be between {low} and {high}, not {number}")
     return number
+
+
+def _parsed_text(variable: str, one_of: tuple[str, ...], given: str) -> str:
+    if not one_of:
+        return given
+    if given.upper() not in one_of:
+        raise SettingError(f"{variable} must be {', '.join(filter(None, one_of))}, not {given!r}")
+    return given.upper()
 
 
 def _parsed_bool(variable: str, given: Any) -> bool:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from deploy.servers import REGISTRY_JAVA, Kafka, KafkaCluster, Registry, why_not
+
+# The same examples in every run, on however slow a machine; `--hypothesis-profile=wandering` tries others.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("wandering", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 REQUIRED = os.environ.get("PIPELINE_REQUIRE_KAFKA") == "1"
 
@@ -44,3 +53,10 @@ def registry() -> Iterator[Registry]:
     _need(REGISTRY_JAVA)
     with Registry() as server:
         yield server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once for each reason how many tests were skipped for it."""
+    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ()))
+    for reason, number in reasons.most_common():
+        terminalreporter.write_line(f"{number} skipped: {reason.removeprefix('Skipped: ')}")

@@ -60,6 +60,13 @@ class Senders:
         """Send to this target from now on; None is a time without network."""
         self._target = target
 
+    def await_acknowledged(self, least: int, deadline_s: float = 120) -> None:
+        """Wait until so many uploads are acknowledged, however slow the machine is."""
+        end = time.monotonic() + deadline_s
+        while len(self.acknowledged) < least:
+            assert time.monotonic() < end, f"the load is too small: {len(self.acknowledged)} of {least}"
+            time.sleep(0.05)
+
     def stop(self) -> None:
         """Stop and wait for every thread; may be called twice."""
         self._stop.set()

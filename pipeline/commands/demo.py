@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import heapq
 import sys
 import time
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import httpx
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -22,11 +26,14 @@ from pipeline.stages.ledger import Ledger
 
 SETTLE_S: Final = 20.0
 """How long the demo waits for the worker to carry what it sent."""
+MOST_SHOWN: Final = 20
+"""How many sessions are shown of a data directory that holds more."""
 
 
 def demo(settings: Settings, *, serve: bool) -> int:
     """Serve, send the samples, show what came in and out; return 0 when the ledger balances."""
-    service = Embedded(settings)
+    # Whatever else is set: what the demo sends is in the embedded log, so that is what it reads.
+    service = Embedded(dataclasses.replace(settings, kafka_bootstrap=""))
     shown: list[bool] = []
     served = service.serve(lambda: _act(service, shown, serve=serve))
     balanced = bool(shown) and shown[0]
@@ -67,14 +74,15 @@ def _settled(home: Home) -> Ledger:
     deadline = time.monotonic() + SETTLE_S
     while True:
         ledger = read_ledger(home, time.time_ns() // 1_000_000)
-        if (not ledger.pending and ledger.balances) or time.monotonic() > deadline:
+        # What is read is of one moment: with nothing pending, what does not balance then never will.
+        if not ledger.pending or time.monotonic() > deadline:
             return ledger
         time.sleep(0.1)
         home.reader.refresh()
 
 
 def _sent_table(base: str, sent: list[tuple[Example, Sent]]) -> Table:
-    table = Table(title=f"What came in, at {base}", title_justify="left")
+    table = Table(title=f"What came in, at {base}", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("sample", "path", "answer", "what it shows"):
         table.add_column(column, overflow="fold")
     for example, result in sent:
@@ -85,35 +93,50 @@ def _sent_table(base: str, sent: list[tuple[Example, Sent]]) -> Table:
 
 
 def _sessions_table(home: Home) -> Table:
-    table = Table(title="What came out: sessions", title_justify="left")
-    table.add_column("session")
-    table.add_column("content", overflow="fold")
-    for column in ("content time spent", "completed", "start ts", "close ts", "lateness"):
-        table.add_column(column, justify="right", overflow="fold")
-    calls: dict[tuple[str, str], int] = {}
+    sessions = list(entries_of(home, "media.sessions"))
+    latest: list[Any] = [e.value for e in heapq.nlargest(MOST_SHOWN, sessions, key=lambda e: e.timestamp_ms)]
+    table = Table(
+        title="What came out: "
+        + (f"the last {len(latest)} of " if len(sessions) > len(latest) else "")
+        + f"{len(sessions)} sessions",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 1, 0),
+    )
+    table.add_column("content", overflow="fold", min_width=10)
+    for column, width in (
+        ("content time spent", 8),
+        ("completed", 9),
+        ("start ts", 10),
+        ("close ts", 10),
+        ("lateness", 11),
+    ):
+        table.add_column(column, justify="right", min_width=width)
+    ts: dict[tuple[str, str], int] = {}
     for entry in entries_of(home, "media.analytics.calls"):
-        calls[str(entry.value["session_id"]), str(entry.value["call"])] = int(str(entry.value["ts"]))
-    sessions: list[Any] = [entry.value for entry in entries_of(home, "media.sessions")]
-    for session in sorted(sessions, key=lambda s: int(s["time_ledger"]["started_at_ms"])):
+        ts[str(entry.value["session_id"]), str(entry.value["call"])] = int(str(entry.value["ts"]))
+    for session in sorted(latest, key=lambda s: int(s["time_ledger"]["started_at_ms"])):
         session_id = session["session_id"]
+        name = session["dimensions"]["friendly_name"] or session["dimensions"]["name"]
         table.add_row(
-            session_id[:8],
-            str(session["dimensions"]["friendly_name"] or session["dimensions"]["name"]),
+            f"{escape(str(name))}\n[dim]{session_id[:8]}[/]",
             f"{session['metrics']['content_time_spent_s']} s",
-            "yes" if session["metrics"]["is_completed"] else "no",
-            _moment(calls[session_id, "mediaStart"]),
-            _moment(calls[session_id, "mediaClose"]),
+            "[green]yes[/]" if session["metrics"]["is_completed"] else "no",
+            _moment(ts.get((session_id, "mediaStart"))),
+            _moment(ts.get((session_id, "mediaClose"))),
             _span(session["time_ledger"]["lateness_ms"]),
         )
     return table
 
 
-def _moment(ts: int) -> str:
-    return f"{ts}\n{datetime.fromtimestamp(ts, UTC):%Y-%m-%d %H:%M:%S}"
+def _moment(ts: int | None) -> str:
+    if ts is None:  # the calls of a session are kept for 13 months, the session for ever
+        return "no longer kept"
+    return f"{ts}\n[dim]{datetime.fromtimestamp(ts, UTC):%Y-%m-%d %H:%M:%S}[/]"
 
 
 def _span(span_ms: int) -> str:
     hours, minutes = divmod(abs(span_ms) // 60_000, 60)
     days, hours = divmod(hours, 24)
     sign = "-" if span_ms < 0 else ""
-    return f"{sign}{days} d {hours} h {minutes} min" if days else f"{sign}{hours} h {minutes} min"
+    return f"{sign}{days} d {hours} h" if days else f"{sign}{hours} h {minutes} min"

@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline.commands.run import load_directory
 from pipeline.commands.show import line
-from pipeline.commands.timeline import print_session
+from pipeline.commands.timeline import print_errors, print_session
+from pipeline.session.explain import Because, Part
 from pipeline.session.explain import explain as explained
 from pipeline.settings import SettingError, Settings
 from pipeline.stages import receive
 from pipeline.stages.datastreams import Directory
-from pipeline.stages.derive import (
-    derive_session,
-    events_record,
-    metrics_record,
-    session_record,
-    visitor_record,
-)
-from pipeline.stages.prepare import Identified
+from pipeline.stages.derive import derive_session
+from pipeline.stages.prepare import Identified, outward
+from pipeline.stages.records_of import events_record, metrics_record, session_record, visitor_record
 from pipeline.wire.moments import format_moment
 
 PATHS: Final = (receive.DOWNLOADED, receive.SESSIONS, receive.EDGE)
@@ -64,12 +62,14 @@ def explain_body(
         truncated=len(body) > body_limit_bytes,
         received_at_ms=time.time_ns() // 1_000_000,
         request_id="explain",
-        config_id=datastream or directory.datastreams[0].id,
+        config_id=datastream or (directory.open or directory.datastreams[0]).id,
         body_limit_bytes=body_limit_bytes,
     )
-    if datastream and path != receive.EDGE:
-        chosen = directory.by_id(datastream)
-        directory = Directory((chosen._replace(report_suites=()),)) if chosen else directory
+    # Whoever can read the file of datastreams needs no key.
+    directory = directory._replace(datastreams=tuple(d._replace(api_key="") for d in directory.datastreams))
+    chosen = directory.by_id(datastream) if datastream else None
+    if chosen is not None and path != receive.EDGE:
+        directory = directory._replace(datastreams=(chosen._replace(report_suites=()),))
     numbers = iter(range(1_000_000))
     reception = receive.receive(request, directory, lambda: f"upload-{next(numbers)}", whole=True)
     is_problem = reception.answer.status >= 400
@@ -98,6 +98,7 @@ def _session(upload: receive.KeyedUpload, directory: Directory, outcome: str) ->
         return {"outcome": "rejected", "reason": value.reason, "session_id": None, "errors": errors}
     datastream = directory.by_id(value.datastream_id)
     assert datastream is not None  # noqa: S101 - the door has just chosen it
+    session = outward(session, datastream, directory)
     identified = Identified(session, datastream, value.session_id, upload.key)
     derived = derive_session(identified, value.received_at_ms)
     metrics = metrics_record(derived.viewing.metrics)
@@ -115,6 +116,8 @@ def _session(upload: receive.KeyedUpload, directory: Directory, outcome: str) ->
                 "ts_ms": call.ts_ms,
                 "pe": call.pe,
                 "pev3": call.pev3,
+                "page_event": call.page_event,
+                "routes": list(session.routing.report_suites),
                 "query": dict(call.query),
                 "context": dict(call.context),
             }
@@ -125,6 +128,7 @@ def _session(upload: receive.KeyedUpload, directory: Directory, outcome: str) ->
                 "eventType": row.event_type,
                 "timestamp": format_moment(row.timestamp_ms),
                 "mediaReporting": dict(row.media_reporting),
+                **_unfolded(row.tenant_fields),
             }
             for row in derived.rows
         ],
@@ -132,18 +136,30 @@ def _session(upload: receive.KeyedUpload, directory: Directory, outcome: str) ->
     }
 
 
+def _unfolded(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return dotted paths as nested objects; one that runs into a value keeps its dots."""
+    found: dict[str, Any] = {}
+    for path, value in fields.items():
+        at, parts = found, path.split(".")
+        while len(parts) > 1 and isinstance(at.setdefault(parts[0], {}), dict):
+            at = at[parts.pop(0)]
+        at[".".join(parts)] = value
+    return found
+
+
 def _explanation(identified: Identified) -> dict[str, Any]:
     found = explained(identified.session, identified.datastream.rules)
     return {
-        "metrics": [
-            {
-                **because._asdict(),
-                "intervals": [interval._asdict() for interval in because.intervals],
-            }
-            for because in found.metrics
-        ],
+        "metrics": [_with_intervals(because) for because in found.metrics],
+        "ads": [_with_intervals(ad) for ad in found.ads],
+        "chapters": [_with_intervals(chapter) for chapter in found.chapters],
+        "intervals": [interval._asdict() for interval in found.intervals],
         "lanes": [{"name": lane.name, "bars": [bar._asdict() for bar in lane.bars]} for lane in found.lanes],
     }
+
+
+def _with_intervals(part: Because | Part) -> dict[str, Any]:
+    return {**part._asdict(), "intervals": [interval._asdict() for interval in part.intervals]}
 
 
 def _read(file: str) -> bytes:
@@ -162,13 +178,16 @@ def _print(found: dict[str, Any]) -> None:
         console.print(
             f"[bold red]{found['status']}[/] {problem['title']}: {problem['detail']}", highlight=False
         )
-        for error in problem.get("errors", ()):
-            console.print(
-                f"  [red]{error['rule']}[/] at {error['pointer'] or '(the whole body)'}: {error['message']}"
-            )
+        print_errors(console, problem.get("errors", []))
         for error in problem.get("report", {}).get("errors", ()):
-            console.print(f"  at {error['name']}: {error['reason']}")
+            console.print(
+                f"  at [bold]{escape(error['name'] or 'the whole body')}[/]: {escape(error['reason'])}",
+                highlight=False,
+            )
         return
-    console.print(f"[bold green]{found['status']}[/] {len(found['sessions'])} session(s)", highlight=False)
+    number = len(found["sessions"])
+    console.print(
+        f"[bold green]{found['status']}[/] {number} session{'' if number == 1 else 's'}", highlight=False
+    )
     for session in found["sessions"]:
         print_session(console, session)

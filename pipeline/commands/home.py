@@ -57,7 +57,7 @@ def opened_home(settings: Settings) -> Iterator[Home]:
             f"PIPELINE_DATA_DIR (--data-dir): no log in {settings.data_dir}: {error}"
         ) from None
     with contextlib.closing(reader):
-        yield Home(reader, Codec(FileRegistry(settings.data_dir / "registry.json")))
+        yield Home(reader, Codec(file_registry(settings)))
 
 
 def require_kafka(settings: Settings) -> None:
@@ -76,9 +76,28 @@ def kafka_codec(settings: Settings) -> Codec:
 def kafka_schema_ids(settings: Settings) -> SchemaIds:
     """Return the registry of a Kafka deployment, or its file."""
     make_data_dir(settings)
-    if settings.registry_url:
-        return HttpRegistry(settings.registry_url, settings.data_dir / "registry-cache.json")
-    return FileRegistry(settings.data_dir / "registry.json")
+    return http_registry(settings) if settings.registry_url else file_registry(settings)
+
+
+def http_registry(settings: Settings) -> HttpRegistry:
+    """Return the client of the registry, with its cache in the data directory."""
+    login = (settings.registry_username, settings.registry_password)
+    return HttpRegistry(
+        settings.registry_url,
+        settings.data_dir / "registry-cache.json",
+        login=login if settings.registry_username else None,
+        ca_file=settings.registry_ca_file,
+    )
+
+
+def file_registry(settings: Settings) -> FileRegistry:
+    """Return the registry file of the data directory, or raise `SettingError` when it can't be read."""
+    try:
+        return FileRegistry(settings.data_dir / "registry.json")
+    except OSError as error:
+        raise SettingError(
+            f"PIPELINE_DATA_DIR (--data-dir): can't use {settings.data_dir}: {error}"
+        ) from None
 
 
 def make_data_dir(settings: Settings) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,11 +15,12 @@ import uvloop
 
 from pipeline.commands.home import kafka_schema_ids, require_kafka
 from pipeline.commands.run import client_ip_of, limits_of, load_directory
+from pipeline.commands.startup import require_schemas
 from pipeline.contract.codec import NO_ID, Codec, framed, has_id, schema_text, subject_of
 from pipeline.contract.partition import partition_of
 from pipeline.contract.ports import SchemaIds, Unavailable
 from pipeline.contract.record import Record
-from pipeline.contract.topics import load_schema, load_topics
+from pipeline.contract.topics import Topic, load_schema, load_topics
 from pipeline.ingest.app import App, Door
 from pipeline.ingest.processes import serve_by_processes
 from pipeline.ingest.server import bind, serve, tune_gc
@@ -30,6 +31,7 @@ from pipeline.log.spool import Spool, left_behind
 from pipeline.metrics import Meters
 from pipeline.settings import SettingError, Settings
 from pipeline.topology import UPLOADS, Topology
+from pipeline.traces import open_traces
 
 _log = structlog.get_logger("pipeline.ingest")
 
@@ -46,6 +48,7 @@ REGISTRY_AGAIN_S: Final = 5.0
 def ingest(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code."""
     require_kafka(settings)
+    traces = open_traces(settings, "pipeline-ingest")
     topics = load_topics()
     retention_ms = topics[UPLOADS].retention_ms
     if retention_ms is not None and settings.spool_max_age_s * 1000 >= retention_ms:
@@ -57,12 +60,13 @@ def ingest(settings: Settings) -> int:
     ran_before = _require_kafka_once(settings)
     later = _LaterIds(ids, may_wait=ran_before)
     codec = Codec(later, settings.kafka_topic_prefix)
-    codec.prepare(UPLOADS)
+    require_schemas(codec, [UPLOADS], [UPLOADS])
     listener = bind(settings)
     if settings.ingest_processes > 1:
+        traces.close()
         return serve_by_processes(settings, listener)
     meters = Meters(settings.metrics_dir)
-    with _opened_spool(settings) as own:
+    with _opened_spool(settings) as own, contextlib.closing(traces):
         producer = UploadProducer(settings, time.monotonic)
         ack_deadline_s = settings.ingest_ack_deadline_ms / 1000
         spool_deadline_s = min(SPOOL_DEADLINE_S, LATEST_ANSWER_S - ack_deadline_s)
@@ -78,9 +82,13 @@ def ingest(settings: Settings) -> int:
             limits=limits_of(settings, directory),
             memory_limit_bytes=settings.ingest_memory_bytes,
             client_ip=client_ip_of(settings),
+            traces=traces,
         )
         forwarder = Forwarder(
-            producer, own, meters, Way(_Adopter(settings).adopt, _Addresser(ids, settings), sink.resume)
+            producer,
+            own,
+            meters,
+            Way(_Adopter(settings).adopt, Addresser(ids, topics, settings.kafka_topic_prefix), sink.resume),
         )
 
         async def run() -> None:
@@ -145,13 +153,13 @@ async def _prepared(codec: Codec, later: _LaterIds) -> None:
             _log.error("schema_not_registered", reason=str(error))
 
 
-class _Addresser:
+class Addresser:
     """Gives a spooled record its partition of today, and its frame where the registry was away."""
 
-    def __init__(self, ids: SchemaIds, settings: Settings) -> None:
+    def __init__(self, ids: SchemaIds, topics: Mapping[str, Topic], prefix: str) -> None:
         self._ids = ids
-        self._prefix = settings.kafka_topic_prefix
-        self._topics = load_topics()
+        self._topics = topics
+        self._prefix = prefix
 
     def __call__(self, record: Record, schema: str) -> Record:
         """Return the record as it is sent, or raise `Unavailable`."""
@@ -184,11 +192,15 @@ def _require_kafka_once(settings: Settings) -> bool:
     A broker that is away must not stop an ingest that could spool; an address that never worked is a
     mistake in the settings.
     """
+    admin.require_client(settings)
     marker = settings.data_dir / RAN_BEFORE
     worked = f"{settings.kafka_bootstrap} {settings.kafka_topic_prefix}"
     ran_before = marker.exists() and marker.read_text() == worked
     try:
         admin.require_topics(settings, load_topics())
+        admin.require_retention(settings)
+    except admin.RetentionTooShort:
+        raise
     except SettingError as error:
         if not ran_before:
             raise

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
@@ -73,7 +74,7 @@ def as_dict(found: Ledger) -> dict[str, object]:
 
 def as_table(found: Ledger) -> Group:
     """Return the ledger for a terminal: totals, then the checks that don't balance."""
-    totals = Table(title="Ledger", title_justify="left")
+    totals = Table(title="Ledger", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("received", "accepted", "duplicate", "rejected", "pending", "redelivered", "balances"):
         totals.add_column(column, justify="right")
     totals.add_row(
@@ -86,7 +87,9 @@ def as_table(found: Ledger) -> Group:
     off = [check for check in found.checks if not check.balances]
     if not off:
         return Group(totals, f"All {len(found.checks)} checks balance.")
-    faults = Table(title="Does not balance", title_justify="left", title_style="bold red")
+    faults = Table(
+        title="Does not balance", title_justify="left", title_style="bold red", box=box.SIMPLE_HEAD
+    )
     for column in ("check", "expected", "found"):
         faults.add_column(column)
     for check in off:
@@ -96,8 +99,8 @@ def as_table(found: Ledger) -> Group:
 
 def _entry(stored: StoredRecord, home: Home) -> Entry:
     try:
-        value = {} if stored.value is None else home.codec.decode(stored.value)
-    except Undecodable:
+        value = home.codec.decode(stored.value)
+    except Undecodable:  # a tombstone, too: in media.uploads both are dead letters by their place
         value = {"upload_id": f"{stored.topic}:{stored.partition}:{stored.offset}"}
     key = stored.key.decode(errors="replace")
     return Entry(stored.topic, stored.partition, stored.offset, key, stored.timestamp_ms, value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 from rich.console import Console
@@ -26,6 +27,9 @@ class Sink(Protocol):
     def write(self, text: str, /) -> object:
         """Take one piece of text."""
 
+    def flush(self) -> object:
+        """Hand on what was taken."""
+
 
 def records(settings: Settings, topic: str, *, as_json: bool, follow: bool, out: Sink = sys.stdout) -> int:
     """Print every record of the topic (and, with `follow`, those that come); return the exit code."""
@@ -34,7 +38,10 @@ def records(settings: Settings, topic: str, *, as_json: bool, follow: bool, out:
     with opened_home(settings) as home:
         positions: dict[int, int] = {}
         rows = _following(home, topic, positions) if follow else read_all(home, topic, positions)
-        if as_json:
+        if follow:
+            with contextlib.suppress(KeyboardInterrupt):
+                _print_lines(rows, home.codec, line if as_json else _text, out)
+        elif as_json:
             for stored in rows:
                 out.write(line(shown(stored, home.codec)) + "\n")
         else:
@@ -57,23 +64,37 @@ def shown(stored: StoredRecord, codec: Codec) -> dict[str, object]:
         value = None if stored.value is None else codec.decode(stored.value)
     except Undecodable as error:
         value = {"undecodable": str(error), "bytes": stored.value}
+    headers = {"headers": {name: jsonable(held) for name, held in stored.headers}} if stored.headers else {}
     return {
         "key": jsonable(stored.key),
         "partition": stored.partition,
         "offset": stored.offset,
         "timestamp_ms": stored.timestamp_ms,
+        **headers,
         "value": jsonable(value),
     }
 
 
 def _following(home: Home, topic: str, positions: dict[int, int]) -> Iterator[StoredRecord]:
-    try:
-        while True:
-            yield from read_all(home, topic, positions)
-            time.sleep(POLL_S)
-            home.reader.refresh()
-    except KeyboardInterrupt:
-        return
+    while True:
+        yield from read_all(home, topic, positions)
+        time.sleep(POLL_S)
+        home.reader.refresh()
+
+
+def _print_lines(
+    rows: Iterator[StoredRecord], codec: Codec, as_text: Callable[[Mapping[str, object]], str], out: Sink
+) -> None:
+    """Print each record as soon as it is there."""
+    for stored in rows:
+        out.write(as_text(shown(stored, codec)) + "\n")
+        out.flush()
+
+
+def _text(as_shown: Mapping[str, object]) -> str:
+    """Return a record as it is followed on a terminal."""
+    place = f"{as_shown['partition']}:{as_shown['offset']}"
+    return f"{place} {as_shown['key']} {line(as_shown['value'])}"
 
 
 def _print_table(topic: str, rows: Iterator[StoredRecord], codec: Codec) -> None:

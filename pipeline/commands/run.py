@@ -27,7 +27,9 @@ from pipeline.log.registry_file import FileRegistry
 from pipeline.metrics import Meters
 from pipeline.settings import SettingError, Settings
 from pipeline.stages.datastreams import OPEN_DIRECTORY, DatastreamsError, Directory, parse_datastreams
+from pipeline.stages.flood import Limit
 from pipeline.topology import UPLOADS, Topology
+from pipeline.traces import open_traces
 from pipeline.worker.embedded import EmbeddedWorker
 
 _log = structlog.get_logger("pipeline.run")
@@ -59,10 +61,13 @@ class Embedded:
         returns, the service goes on. `stop` ends it.
         """
         directory = load_directory(self.settings)
+        client_ip = client_ip_of(self.settings)
         self._socket = bind(self.settings)
         topics = load_topics()
-        with opened_log(self.settings) as (log, codec):
-            topology = Topology(codec, topics, directory)
+        traces = open_traces(self.settings, "pipeline-run")
+        with opened_log(self.settings) as (log, codec), contextlib.closing(traces):
+            limit = Limit(self.settings.worker_dead_letters_percent, self.settings.worker_dead_letters_least)
+            topology = Topology(codec, topics, directory, limit)
             door = Door(
                 topology,
                 log,
@@ -73,7 +78,8 @@ class Embedded:
                 is_ready=lambda: not self._stop.is_set() and log.is_writable(),
                 limits=limits_of(self.settings, directory),
                 memory_limit_bytes=self.settings.ingest_memory_bytes,
-                client_ip=client_ip_of(self.settings),
+                client_ip=client_ip,
+                traces=traces,
             )
             worker = EmbeddedWorker(
                 topology,
@@ -81,6 +87,7 @@ class Embedded:
                 self.meters,
                 partitions=topics[UPLOADS].partitions,
                 batch_records=self.settings.worker_batch_records,
+                traces=traces,
             )
             threads = [
                 threading.Thread(target=self._guarded, args=(lambda: worker.run(self._stop),), name="worker"),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any, Final
-
-NAMED: Final = 2
+from typing import Any
 
 
 def jsonable(value: Any) -> Any:
@@ -18,8 +16,6 @@ def jsonable(value: Any) -> Any:
             return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, dict):
         return {str(key): jsonable(member) for key, member in value.items()}
-    if isinstance(value, tuple) and len(value) == NAMED and isinstance(value[1], dict):
-        return jsonable(value[1])  # a record that names its branch of a union, as fastavro takes it
     if isinstance(value, (list, tuple, set, frozenset)):
         return [jsonable(member) for member in value]
     return value

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import structlog
 
 from pipeline.commands.home import kafka_codec, require_kafka
 from pipeline.commands.run import load_directory
-from pipeline.contract.positions import next_offset_reader, position_maker
+from pipeline.commands.startup import require_schemas
 from pipeline.contract.topics import load_topics
 from pipeline.ingest.server import tune_gc
 from pipeline.kafka import admin
 from pipeline.kafka.lanes import Lanes
 from pipeline.metrics import Meters
 from pipeline.settings import Settings
-from pipeline.topology import Topology
-from pipeline.worker.progress import Progress
+from pipeline.stages.flood import Limit
+from pipeline.structured_logs import library_handler
+from pipeline.topology import UPLOADS, Topology
+from pipeline.traces import open_traces
+from pipeline.worker.progress import Progress, watch
 
 _log = structlog.get_logger("pipeline.worker")
 
@@ -25,27 +29,50 @@ def worker(settings: Settings) -> int:
     """Carry uploads until SIGTERM; return the exit code."""
     import faust
 
+    from pipeline.worker.carrier import Ending
     from pipeline.worker.endpoint import start_endpoint
     from pipeline.worker.faust_worker import make_app
 
     require_kafka(settings)
+    traces = open_traces(settings, "pipeline-worker")
     topics = load_topics()
     admin.require_topics(settings, topics)
+    admin.require_retention(settings)
     directory = load_directory(settings)
     codec = kafka_codec(settings)
-    for topic in topics:
-        codec.prepare(topic)
+    require_schemas(codec, topics, topics)
     meters = Meters()
-    lanes = Lanes(settings, position_maker(codec), next_offset_reader(codec))
+
+    def lost(partition: int, offsets: int) -> None:
+        meters.count("pipeline_lost_offsets_total", by=offsets)
+        _log.error("offsets_lost", topic=UPLOADS, partition=partition, offsets=offsets)
+
+    def made_anew(partition: int, why: str) -> None:
+        _log.warning("index_store_made_anew", partition=partition, reason=why)
+
+    lanes = Lanes(settings, codec, topics, lost=lost, made_anew=made_anew)
     progress = Progress(settings.worker_stall_s)
-    app = make_app(settings, Topology(codec, topics, directory), lanes, meters, progress)
+    limit = Limit(settings.worker_dead_letters_percent, settings.worker_dead_letters_least)
+    topology = Topology(codec, topics, directory, limit)
+    app = make_app(settings, topology, lanes, meters, progress, traces=traces)
     if settings.worker_port:
         start_endpoint(settings, meters, progress, time.monotonic)
+    watch(progress, time.monotonic, lambda: app.end(Ending.STUCK, "stuck", progress.waiting()))
     _log.info("working", kafka=settings.kafka_bootstrap, group=settings.worker_group)
     tune_gc()
-    process = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True)
-    try:
-        process.execute_from_commandline()
-    except SystemExit as ended:
-        return int(ended.code or 0)
+    # mode takes away what the root logger has and asks the app for its own.
+    app.conf.loghandlers = [library_handler(settings)]
+    process = faust.Worker(
+        app,
+        loglevel="WARN",
+        redirect_stdouts=False,
+        quiet=True,
+        logging_config={"version": 1, "disable_existing_loggers": False},
+    )
+    process.spinner = None  # it writes to standard output, and lowers the root logger to DEBUG
+    with contextlib.closing(traces):
+        try:
+            process.execute_from_commandline()
+        except SystemExit as ended:
+            return int(ended.code or 0)
     return 0

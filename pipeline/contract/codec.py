@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import struct
+from functools import cache
 from typing import Any, Final, Protocol, Self, TypeVar
 
 import fastavro
 
 from pipeline.contract.ports import SchemaIds
-from pipeline.contract.topics import load_schema
+from pipeline.contract.topics import load_schema, load_topics
 
 MAGIC: Final = 0
 NO_ID: Final = 0
@@ -26,7 +27,7 @@ class AvroRecord(Protocol):
     """A generated record class of `pipeline.contract.records`."""
 
     def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
+        """Return the record as fastavro writes it: a value in a union is a pair with its branch's name."""
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Self:
@@ -42,27 +43,32 @@ class Codec:
     def __init__(self, schema_ids: SchemaIds, subject_prefix: str = "") -> None:
         self._ids = schema_ids
         self._subject_prefix = subject_prefix
-        self._writers: dict[str, tuple[bytes, Any]] = {}
-        self._readers: dict[int, Any] = {}
+        self._writers: dict[str, tuple[bytes, str, Any]] = {}
+        self._readers: dict[int, tuple[Any, Any]] = {}
 
     def encode(self, topic: str, record: AvroRecord) -> bytes:
-        """Return the framed record under the topic's schema."""
-        frame, parsed = self._writers.get(topic) or self.prepare(topic)
+        """Return the framed record under the topic's schema, or raise TypeError for another record."""
+        frame, name, parsed = self._writers.get(topic) or self.prepare(topic)
+        if type(record).__name__ != name:
+            raise TypeError(f"{topic} holds {name}, not {type(record).__name__}")
         out = io.BytesIO()
         out.write(frame)
         fastavro.schemaless_writer(out, parsed, record.to_avro())
         return out.getvalue()
 
-    def prepare(self, topic: str) -> tuple[bytes, Any]:
+    def prepare(self, topic: str) -> tuple[bytes, str, Any]:
         """Look the topic's schema id up now, so that a registry that is away shows at the start."""
         schema = load_schema(topic)
         schema_id = self._ids.id_of(self._subject_prefix + subject_of(topic), schema_text(schema))
-        found = (_FRAME.pack(MAGIC, schema_id), fastavro.parse_schema(schema))
+        found = (_FRAME.pack(MAGIC, schema_id), str(schema["name"]), fastavro.parse_schema(schema))
         self._writers[topic] = found
         return found
 
     def decode(self, value: bytes | None) -> dict[str, Any]:
-        """Return the decoded value, or raise `Undecodable`, or `Unavailable` when its schema can't be had."""
+        """Return the value as our schema of its record reads it: defaults for fields that it lacks.
+
+        Raises `Undecodable`, or `Unavailable` when its schema can't be had.
+        """
         if value is None:
             raise Undecodable("a tombstone has no value")
         try:
@@ -74,11 +80,11 @@ class Codec:
         stream = io.BytesIO(value)
         stream.seek(_FRAME.size)
         try:
-            reader = self._reader(schema_id)
+            writer, reader = self._reader(schema_id)
         except KeyError:
             raise Undecodable(f"no schema has the id {schema_id}") from None
         try:
-            decoded = fastavro.schemaless_reader(stream, reader, None)
+            decoded = fastavro.schemaless_reader(stream, writer, reader)
         except Exception as error:  # noqa: BLE001 - fastavro raises whatever its bytes led it to
             raise Undecodable(f"not Avro of schema {schema_id}: {error!r}") from None
         if stream.tell() != len(value):
@@ -95,12 +101,24 @@ class Codec:
         except (KeyError, TypeError, AttributeError) as error:
             raise Undecodable(f"not a {record.__name__}: {error!r}") from None
 
-    def _reader(self, schema_id: int) -> Any:
-        parsed = self._readers.get(schema_id)
-        if parsed is None:
-            parsed = fastavro.parse_schema(json.loads(self._ids.schema_of(schema_id)))
-            self._readers[schema_id] = parsed
-        return parsed
+    def _reader(self, schema_id: int) -> tuple[Any, Any]:
+        """Return the schema that a value was written with, and ours of that name to read it as.
+
+        The second is None when it is the same, or when we have none of that name.
+        """
+        found = self._readers.get(schema_id)
+        if found is None:
+            writer = fastavro.parse_schema(json.loads(self._ids.schema_of(schema_id)))
+            ours = _schemas_by_name().get(writer["name"]) if isinstance(writer, dict) else None
+            found = (writer, None if ours == writer else ours)
+            self._readers[schema_id] = found
+        return found
+
+
+@cache
+def _schemas_by_name() -> dict[str, Any]:
+    schemas = (fastavro.parse_schema(load_schema(topic)) for topic in load_topics())
+    return {schema["name"]: schema for schema in schemas}
 
 
 def framed(value: bytes, schema_id: int) -> bytes:

@@ -32,6 +32,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
+
+_BRANCHES: Final = {str: "string", int: "long", float: "double", bool: "boolean"}
+_NULL: Final = ("null", None)
 '''
 
 
@@ -154,16 +157,26 @@ def _is_plain(kind: Any) -> bool:
 
 
 def _to(kind: Any, value: str) -> str:
-    if _is_plain(kind):
-        return value
-    if isinstance(kind, list):
+    if isinstance(kind, list) and "null" in kind:
         (branch,) = (b for b in kind if b != "null")
-        # Named, so that fastavro need not try the datum against the schema before it writes it.
+        # Named, so that fastavro need not try the datum against each branch before it writes it.
         written = _to(branch, value)
-        named = f'("{NAMESPACE}.{branch["name"]}", {written})' if branch["type"] == "record" else written
-        return f"None if {value} is None else {named}"
+        if isinstance(branch, str):
+            named = f'("{branch}", {written})'
+        elif branch["type"] == "record":
+            named = f'("{NAMESPACE}.{branch["name"]}", {written})'
+        else:
+            named = written
+        return f"_NULL if {value} is None else {named}"
+    if isinstance(kind, list):
+        return f"(_BRANCHES[type({value})], {value})"
+    if isinstance(kind, str) and kind in _PRIMITIVES:
+        return value
+    if isinstance(kind, dict) and kind["type"] == "map" and kind["values"] == "string":
+        return value
     if kind["type"] == "array":
-        return value if _is_plain(kind["items"]) else f"[{_to(kind['items'], 'item')} for item in {value}]"
+        is_plain = kind["items"] == "string"
+        return f"list({value})" if is_plain else f"[{_to(kind['items'], 'item')} for item in {value}]"
     if kind["type"] == "map":
         return f"{{key: {_to(kind['values'], 'items')} for key, items in {value}.items()}}"
     return f"{value}.to_avro()"

@@ -7,6 +7,7 @@ visitor's uploads over two indexes.
 from __future__ import annotations
 
 from functools import lru_cache
+from struct import unpack_from
 from typing import Final
 
 _M: Final = 0x5BD1E995
@@ -25,10 +26,10 @@ def murmur2(data: bytes) -> int:
     length = len(data)
     h = (_SEED ^ length) & _MASK
     whole = length & ~3
-    for at in range(0, whole, 4):
-        k = (int.from_bytes(data[at : at + 4], "little") * _M) & _MASK
+    for word in unpack_from(f"<{whole // 4}I", data):
+        k = (word * _M) & _MASK
         k ^= k >> 24
-        h = ((h * _M) & _MASK) ^ ((k * _M) & _MASK)
+        h = (h * _M ^ k * _M) & _MASK
     if length != whole:
         h ^= int.from_bytes(data[whole:], "little")
         h = (h * _M) & _MASK

@@ -28,10 +28,14 @@ class Unavailable(Exception):
         self.stored = frozenset(stored)
 
 
+class PositionUnusable(Exception):
+    """The index does not fit the topics that it belongs to; the message names the command that mends it."""
+
+
 class NeverTaken(Exception):
     """The log refuses records for good (too large, invalid): trying again can't help.
 
-    `refused` are their places in the call's sequence; all others are stored.
+    `refused` are their places in the call's sequence; a sink has stored all others.
     """
 
     def __init__(self, text: str, refused: Collection[int]) -> None:
@@ -76,7 +80,8 @@ class Commits(Protocol):
     def commit(self, partition: int, records: Sequence[Record], next_offset: int) -> None:
         """Make all records and the position durable and visible at once, or raise `Fenced`.
 
-        On any other exception nothing is visible, and the same call may be made again.
+        `NeverTaken` says that a record can't be written (too large): nothing is visible, and only other
+        records help. On any other exception nothing is visible, and the same call may be made again.
         """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline.contract.codec import Codec
 from pipeline.contract.record import Record
@@ -13,7 +13,22 @@ INDEX: Final = "media.index"
 UPLOADS: Final = "media.uploads"
 
 
-def position_maker(codec: Codec) -> Callable[[int, int, int], Record]:
+class Source(NamedTuple):
+    """Which topic on which cluster a position belongs to; the embedded log has no such ids."""
+
+    cluster_id: str | None = None
+    topic_id: str | None = None
+
+
+EMBEDDED: Final = Source()
+
+
+def position_key(partition: int) -> bytes:
+    """Return the key of a partition's position."""
+    return f"position:{UPLOADS}:{partition}".encode()
+
+
+def position_maker(codec: Codec, source: Source = EMBEDDED) -> Callable[[int, int, int], Record]:
     """Return the function that makes the record of a position: (partition, next offset, now in ms)."""
 
     def position(partition: int, next_offset: int, now_ms: int) -> Record:
@@ -22,19 +37,10 @@ def position_maker(codec: Codec) -> Callable[[int, int, int], Record]:
             source_topic=UPLOADS,
             source_partition=partition,
             next_offset=next_offset,
+            cluster_id=source.cluster_id,
+            topic_id=source.topic_id,
             recorded_at_ms=now_ms,
         )
-        key = f"position:{UPLOADS}:{partition}".encode()
-        return Record(INDEX, partition, key, codec.encode(INDEX, entry), now_ms)
+        return Record(INDEX, partition, position_key(partition), codec.encode(INDEX, entry), now_ms)
 
     return position
-
-
-def next_offset_reader(codec: Codec) -> Callable[[bytes], int]:
-    """Return the function that reads the next offset from the value of a position record."""
-
-    def next_offset(value: bytes) -> int:
-        entry = codec.decode_record(IndexEntry, value)
-        return entry.next_offset or 0
-
-    return next_offset

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+_BRANCHES: Final = {str: "string", int: "long", float: "double", bool: "boolean"}
+_NULL: Final = ("null", None)
+
 
 class Route(NamedTuple):
     """One report suite that the call goes to."""
@@ -89,11 +92,11 @@ class Visitor(NamedTuple):
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro writes it."""
         return {
-            "ecid": self.ecid,
+            "ecid": _NULL if self.ecid is None else ("string", self.ecid),
             "ecid_generated": self.ecid_generated,
-            "aid": self.aid,
-            "vid": self.vid,
-            "location_hint": self.location_hint,
+            "aid": _NULL if self.aid is None else ("string", self.aid),
+            "vid": _NULL if self.vid is None else ("string", self.vid),
+            "location_hint": _NULL if self.location_hint is None else ("long", self.location_hint),
             "identities": [item.to_avro() for item in self.identities],
         }
 
@@ -237,10 +240,12 @@ class SessionMetrics(NamedTuple):
             "media_time_spent_s": self.media_time_spent_s,
             "unique_time_played_ms": self.unique_time_played_ms,
             "unique_time_played_s": self.unique_time_played_s,
-            "average_minute_audience": self.average_minute_audience,
+            "average_minute_audience": _NULL
+            if self.average_minute_audience is None
+            else ("double", self.average_minute_audience),
             "estimated_streams": self.estimated_streams,
-            "progress_markers": self.progress_markers,
-            "segment": self.segment,
+            "progress_markers": [item for item in self.progress_markers],
+            "segment": _NULL if self.segment is None else ("string", self.segment),
             "is_viewed": self.is_viewed,
             "is_played": self.is_played,
             "is_completed": self.is_completed,
@@ -262,15 +267,21 @@ class SessionMetrics(NamedTuple):
             "ad_time_spent_s": self.ad_time_spent_s,
             "chapter_count": self.chapter_count,
             "seconds_since_last_call": self.seconds_since_last_call,
-            "bitrate_average_kbps": self.bitrate_average_kbps,
-            "bitrate_average_bucket": self.bitrate_average_bucket,
+            "bitrate_average_kbps": _NULL
+            if self.bitrate_average_kbps is None
+            else ("long", self.bitrate_average_kbps),
+            "bitrate_average_bucket": _NULL
+            if self.bitrate_average_bucket is None
+            else ("string", self.bitrate_average_bucket),
             "bitrate_change_count": self.bitrate_change_count,
-            "dropped_frames": self.dropped_frames,
-            "frames_per_second": self.frames_per_second,
-            "time_to_start_ms": self.time_to_start_ms,
+            "dropped_frames": _NULL if self.dropped_frames is None else ("long", self.dropped_frames),
+            "frames_per_second": _NULL
+            if self.frames_per_second is None
+            else ("long", self.frames_per_second),
+            "time_to_start_ms": _NULL if self.time_to_start_ms is None else ("long", self.time_to_start_ms),
             "error_count": self.error_count,
-            "player_sdk_errors": self.player_sdk_errors,
-            "external_errors": self.external_errors,
+            "player_sdk_errors": list(self.player_sdk_errors),
+            "external_errors": list(self.external_errors),
             "states": [item.to_avro() for item in self.states],
         }
 
@@ -378,19 +389,19 @@ class AnalyticsCall(NamedTuple):
             "ts": self.ts,
             "ts_ms": self.ts_ms,
             "received_at_ms": self.received_at_ms,
-            "pe": self.pe,
+            "pe": _NULL if self.pe is None else ("string", self.pe),
             "pev3": self.pev3,
-            "page_event": self.page_event,
+            "page_event": _NULL if self.page_event is None else ("int", self.page_event),
             "routes": [item.to_avro() for item in self.routes],
             "visitor": self.visitor.to_avro(),
             "query": self.query,
             "context": self.context,
-            "metrics": None
+            "metrics": _NULL
             if self.metrics is None
             else ("media.pipeline.v1.SessionMetrics", self.metrics.to_avro()),
-            "time_spent_ms": self.time_spent_ms,
-            "is_completed": self.is_completed,
-            "flags": self.flags,
+            "time_spent_ms": _NULL if self.time_spent_ms is None else ("long", self.time_spent_ms),
+            "is_completed": _NULL if self.is_completed is None else ("boolean", self.is_completed),
+            "flags": list(self.flags),
         }
 
     @classmethod
@@ -441,7 +452,7 @@ class DayChanged(NamedTuple):
             "viewing_day": self.viewing_day,
             "changed_at_ms": self.changed_at_ms,
             "session_id": self.session_id,
-            "replay_id": self.replay_id,
+            "replay_id": _NULL if self.replay_id is None else ("string", self.replay_id),
         }
 
     @classmethod
@@ -471,10 +482,12 @@ class Qoe(NamedTuple):
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro writes it."""
         return {
-            "bitrate": self.bitrate,
-            "dropped_frames": self.dropped_frames,
-            "frames_per_second": self.frames_per_second,
-            "time_to_start_ms": self.time_to_start_ms,
+            "bitrate": _NULL if self.bitrate is None else ("double", self.bitrate),
+            "dropped_frames": _NULL if self.dropped_frames is None else ("double", self.dropped_frames),
+            "frames_per_second": _NULL
+            if self.frames_per_second is None
+            else ("double", self.frames_per_second),
+            "time_to_start_ms": _NULL if self.time_to_start_ms is None else ("double", self.time_to_start_ms),
         }
 
     @classmethod
@@ -523,14 +536,14 @@ class SessionEvent(NamedTuple):
             "event_type": self.event_type,
             "occurred_at_ms": self.occurred_at_ms,
             "playhead_s": self.playhead_s,
-            "details": self.details,
-            "qoe": None if self.qoe is None else ("media.pipeline.v1.Qoe", self.qoe.to_avro()),
+            "details": {key: (_BRANCHES[type(items)], items) for key, items in self.details.items()},
+            "qoe": _NULL if self.qoe is None else ("media.pipeline.v1.Qoe", self.qoe.to_avro()),
             "custom_metadata": self.custom_metadata,
-            "states_started": self.states_started,
-            "states_ended": self.states_ended,
-            "utc_offset_min": self.utc_offset_min,
+            "states_started": list(self.states_started),
+            "states_ended": list(self.states_ended),
+            "utc_offset_min": _NULL if self.utc_offset_min is None else ("int", self.utc_offset_min),
             "is_added": self.is_added,
-            "unknown_json": self.unknown_json,
+            "unknown_json": _NULL if self.unknown_json is None else ("string", self.unknown_json),
         }
 
     @classmethod
@@ -589,14 +602,14 @@ class SessionEvents(NamedTuple):
 
 
 class IndexEntry(NamedTuple):
-    """What makes a session, an upload or a read position known. Topic media.index, key: session:<id>, upload:<id> or position:<topic>:<partition>; same partition number as the upload."""
+    """What makes a session, an upload or a read position known. Topic media.index, key: session:<id>, upload:<id>, position:<topic>:<partition>, window:<topic>:<partition> or migration:<prefix>:<partition>; same partition number as the upload."""
 
     kind: str
-    """session, upload or position."""
+    """session, upload, position, window, or migration (how far `topics migrate` has come)."""
     recorded_at_ms: int
     """When the worker wrote the entry, ms since 1970 UTC."""
     visitor_key: str | None = None
-    """Visitor key of the session."""
+    """Key of the upload's record, which decides its partition: for a session the visitor key."""
     upload_id: str | None = None
     """The upload that made the entry; for a session the first one."""
     replay_id: str | None = None
@@ -604,7 +617,7 @@ class IndexEntry(NamedTuple):
     source_topic: str | None = None
     """Topic of the upload's record."""
     source_partition: int | None = None
-    """Partition of the upload's record, or of the position."""
+    """Partition of the upload's record, of the position, or of the index that is migrated."""
     source_offset: int | None = None
     """Offset of the upload's record."""
     revision: int | None = None
@@ -614,29 +627,38 @@ class IndexEntry(NamedTuple):
     reason: str | None = None
     """Why it was rejected, for kind upload."""
     next_offset: int | None = None
-    """The offset to read next, for kind position."""
+    """The offset to read next, for kinds position and migration."""
     cluster_id: str | None = None
     """Kafka cluster of the position; null on the embedded log."""
     topic_id: str | None = None
     """Kafka topic id of the position; null on the embedded log."""
+    uploads: int | None = None
+    """Uploads of late in the partition, for kind window."""
+    dead_letters: int | None = None
+    """Dead letters of the worker's own doing among them, for kind window."""
+    migrated_from: str | None = None
+    """Topic prefix that `topics migrate` brought the entry from; null for one of these topics' own."""
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro writes it."""
         return {
             "kind": self.kind,
-            "visitor_key": self.visitor_key,
-            "upload_id": self.upload_id,
-            "replay_id": self.replay_id,
-            "source_topic": self.source_topic,
-            "source_partition": self.source_partition,
-            "source_offset": self.source_offset,
-            "revision": self.revision,
-            "outcome": self.outcome,
-            "reason": self.reason,
-            "next_offset": self.next_offset,
-            "cluster_id": self.cluster_id,
-            "topic_id": self.topic_id,
+            "visitor_key": _NULL if self.visitor_key is None else ("string", self.visitor_key),
+            "upload_id": _NULL if self.upload_id is None else ("string", self.upload_id),
+            "replay_id": _NULL if self.replay_id is None else ("string", self.replay_id),
+            "source_topic": _NULL if self.source_topic is None else ("string", self.source_topic),
+            "source_partition": _NULL if self.source_partition is None else ("int", self.source_partition),
+            "source_offset": _NULL if self.source_offset is None else ("long", self.source_offset),
+            "revision": _NULL if self.revision is None else ("int", self.revision),
+            "outcome": _NULL if self.outcome is None else ("string", self.outcome),
+            "reason": _NULL if self.reason is None else ("string", self.reason),
+            "next_offset": _NULL if self.next_offset is None else ("long", self.next_offset),
+            "cluster_id": _NULL if self.cluster_id is None else ("string", self.cluster_id),
+            "topic_id": _NULL if self.topic_id is None else ("string", self.topic_id),
+            "uploads": _NULL if self.uploads is None else ("long", self.uploads),
+            "dead_letters": _NULL if self.dead_letters is None else ("long", self.dead_letters),
             "recorded_at_ms": self.recorded_at_ms,
+            "migrated_from": _NULL if self.migrated_from is None else ("string", self.migrated_from),
         }
 
     @classmethod
@@ -657,6 +679,9 @@ class IndexEntry(NamedTuple):
             next_offset=value.get("next_offset", None),
             cluster_id=value.get("cluster_id", None),
             topic_id=value.get("topic_id", None),
+            uploads=value.get("uploads", None),
+            dead_letters=value.get("dead_letters", None),
+            migrated_from=value.get("migrated_from", None),
         )
 
 
@@ -708,22 +733,22 @@ class Outcome(NamedTuple):
         """Return the record as fastavro writes it."""
         return {
             "upload_id": self.upload_id,
-            "replay_id": self.replay_id,
+            "replay_id": _NULL if self.replay_id is None else ("string", self.replay_id),
             "request_id": self.request_id,
             "datastream_id": self.datastream_id,
             "form": self.form,
             "outcome": self.outcome,
-            "reason": self.reason,
-            "session_id": self.session_id,
-            "first_upload_id": self.first_upload_id,
-            "lateness_ms": self.lateness_ms,
+            "reason": _NULL if self.reason is None else ("string", self.reason),
+            "session_id": _NULL if self.session_id is None else ("string", self.session_id),
+            "first_upload_id": _NULL if self.first_upload_id is None else ("string", self.first_upload_id),
+            "lateness_ms": _NULL if self.lateness_ms is None else ("long", self.lateness_ms),
             "received_at_ms": self.received_at_ms,
             "processed_at_ms": self.processed_at_ms,
             "body_bytes": self.body_bytes,
             "event_count": self.event_count,
             "analytics_calls": self.analytics_calls,
             "reporting_rows": self.reporting_rows,
-            "day_changed": self.day_changed,
+            "day_changed": _NULL if self.day_changed is None else ("string", self.day_changed),
             "source_topic": self.source_topic,
             "source_partition": self.source_partition,
             "source_offset": self.source_offset,
@@ -886,6 +911,8 @@ class SessionDetails(NamedTuple):
     """`media.station` / `station`, context a.media.station."""
     publisher: str | None = None
     """`media.publisher` / `publisher`, context a.media.publisher."""
+    cdn: str | None = None
+    """`cdn` of Media Edge: the delivery network that served the content."""
     id: str | None = None
     """Session id."""
     genre_list: tuple[str, ...] | None = None
@@ -942,65 +969,82 @@ class SessionDetails(NamedTuple):
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro writes it."""
         return {
-            "name": self.name,
-            "friendly_name": self.friendly_name,
-            "length": self.length,
-            "content_type": self.content_type,
-            "stream_type": self.stream_type,
-            "player_name": self.player_name,
-            "channel": self.channel,
-            "app_version": self.app_version,
-            "has_resume": self.has_resume,
-            "is_downloaded": self.is_downloaded,
-            "show": self.show,
-            "season": self.season,
-            "episode": self.episode,
-            "asset_id": self.asset_id,
-            "genre": self.genre,
-            "first_air_date": self.first_air_date,
-            "first_digital_date": self.first_digital_date,
-            "rating": self.rating,
-            "originator": self.originator,
-            "network": self.network,
-            "show_type": self.show_type,
-            "ad_load": self.ad_load,
-            "mvpd": self.mvpd,
-            "authorized": self.authorized,
-            "day_part": self.day_part,
-            "feed": self.feed,
-            "stream_format": self.stream_format,
-            "artist": self.artist,
-            "album": self.album,
-            "label": self.label,
-            "author": self.author,
-            "station": self.station,
-            "publisher": self.publisher,
-            "id": self.id,
-            "genre_list": None if self.genre_list is None else self.genre_list,
-            "is_viewed": self.is_viewed,
-            "is_played": self.is_played,
-            "is_completed": self.is_completed,
-            "is_federated": self.is_federated,
-            "time_played": self.time_played,
-            "total_time_played": self.total_time_played,
-            "unique_time_played": self.unique_time_played,
-            "average_minute_audience": self.average_minute_audience,
-            "ad_count": self.ad_count,
-            "chapter_count": self.chapter_count,
-            "has_progress10": self.has_progress10,
-            "has_progress25": self.has_progress25,
-            "has_progress50": self.has_progress50,
-            "has_progress75": self.has_progress75,
-            "has_progress95": self.has_progress95,
-            "estimated_streams": self.estimated_streams,
-            "has_pause_impacted_streams": self.has_pause_impacted_streams,
-            "pause_count": self.pause_count,
-            "pause_time": self.pause_time,
-            "has_segment_view": self.has_segment_view,
-            "segment": self.segment,
-            "seconds_since_last_call": self.seconds_since_last_call,
-            "pev3": self.pev3,
-            "pccr": self.pccr,
+            "name": _NULL if self.name is None else ("string", self.name),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
+            "length": _NULL if self.length is None else ("long", self.length),
+            "content_type": _NULL if self.content_type is None else ("string", self.content_type),
+            "stream_type": _NULL if self.stream_type is None else ("string", self.stream_type),
+            "player_name": _NULL if self.player_name is None else ("string", self.player_name),
+            "channel": _NULL if self.channel is None else ("string", self.channel),
+            "app_version": _NULL if self.app_version is None else ("string", self.app_version),
+            "has_resume": _NULL if self.has_resume is None else ("boolean", self.has_resume),
+            "is_downloaded": _NULL if self.is_downloaded is None else ("boolean", self.is_downloaded),
+            "show": _NULL if self.show is None else ("string", self.show),
+            "season": _NULL if self.season is None else ("string", self.season),
+            "episode": _NULL if self.episode is None else ("string", self.episode),
+            "asset_id": _NULL if self.asset_id is None else ("string", self.asset_id),
+            "genre": _NULL if self.genre is None else ("string", self.genre),
+            "first_air_date": _NULL if self.first_air_date is None else ("string", self.first_air_date),
+            "first_digital_date": _NULL
+            if self.first_digital_date is None
+            else ("string", self.first_digital_date),
+            "rating": _NULL if self.rating is None else ("string", self.rating),
+            "originator": _NULL if self.originator is None else ("string", self.originator),
+            "network": _NULL if self.network is None else ("string", self.network),
+            "show_type": _NULL if self.show_type is None else ("string", self.show_type),
+            "ad_load": _NULL if self.ad_load is None else ("string", self.ad_load),
+            "mvpd": _NULL if self.mvpd is None else ("string", self.mvpd),
+            "authorized": _NULL if self.authorized is None else ("string", self.authorized),
+            "day_part": _NULL if self.day_part is None else ("string", self.day_part),
+            "feed": _NULL if self.feed is None else ("string", self.feed),
+            "stream_format": _NULL if self.stream_format is None else ("string", self.stream_format),
+            "artist": _NULL if self.artist is None else ("string", self.artist),
+            "album": _NULL if self.album is None else ("string", self.album),
+            "label": _NULL if self.label is None else ("string", self.label),
+            "author": _NULL if self.author is None else ("string", self.author),
+            "station": _NULL if self.station is None else ("string", self.station),
+            "publisher": _NULL if self.publisher is None else ("string", self.publisher),
+            "cdn": _NULL if self.cdn is None else ("string", self.cdn),
+            "id": _NULL if self.id is None else ("string", self.id),
+            "genre_list": _NULL if self.genre_list is None else list(self.genre_list),
+            "is_viewed": _NULL if self.is_viewed is None else ("boolean", self.is_viewed),
+            "is_played": _NULL if self.is_played is None else ("boolean", self.is_played),
+            "is_completed": _NULL if self.is_completed is None else ("boolean", self.is_completed),
+            "is_federated": _NULL if self.is_federated is None else ("boolean", self.is_federated),
+            "time_played": _NULL if self.time_played is None else ("long", self.time_played),
+            "total_time_played": _NULL
+            if self.total_time_played is None
+            else ("long", self.total_time_played),
+            "unique_time_played": _NULL
+            if self.unique_time_played is None
+            else ("long", self.unique_time_played),
+            "average_minute_audience": _NULL
+            if self.average_minute_audience is None
+            else ("double", self.average_minute_audience),
+            "ad_count": _NULL if self.ad_count is None else ("long", self.ad_count),
+            "chapter_count": _NULL if self.chapter_count is None else ("long", self.chapter_count),
+            "has_progress10": _NULL if self.has_progress10 is None else ("boolean", self.has_progress10),
+            "has_progress25": _NULL if self.has_progress25 is None else ("boolean", self.has_progress25),
+            "has_progress50": _NULL if self.has_progress50 is None else ("boolean", self.has_progress50),
+            "has_progress75": _NULL if self.has_progress75 is None else ("boolean", self.has_progress75),
+            "has_progress95": _NULL if self.has_progress95 is None else ("boolean", self.has_progress95),
+            "estimated_streams": _NULL
+            if self.estimated_streams is None
+            else ("double", self.estimated_streams),
+            "has_pause_impacted_streams": _NULL
+            if self.has_pause_impacted_streams is None
+            else ("boolean", self.has_pause_impacted_streams),
+            "pause_count": _NULL if self.pause_count is None else ("long", self.pause_count),
+            "pause_time": _NULL if self.pause_time is None else ("long", self.pause_time),
+            "has_segment_view": _NULL
+            if self.has_segment_view is None
+            else ("boolean", self.has_segment_view),
+            "segment": _NULL if self.segment is None else ("string", self.segment),
+            "seconds_since_last_call": _NULL
+            if self.seconds_since_last_call is None
+            else ("double", self.seconds_since_last_call),
+            "pev3": _NULL if self.pev3 is None else ("string", self.pev3),
+            "pccr": _NULL if self.pccr is None else ("boolean", self.pccr),
         }
 
     @classmethod
@@ -1040,6 +1084,7 @@ class SessionDetails(NamedTuple):
             author=value.get("author", None),
             station=value.get("station", None),
             publisher=value.get("publisher", None),
+            cdn=value.get("cdn", None),
             id=value.get("id", None),
             genre_list=None if (got := value.get("genre_list", None)) is None else tuple(got),
             is_viewed=value.get("is_viewed", None),
@@ -1103,6 +1148,7 @@ SESSION_DETAILS_XDM: Final[dict[str, str]] = {
     "author": "author",
     "station": "station",
     "publisher": "publisher",
+    "cdn": "cdn",
     "ID": "id",
     "genreList": "genre_list",
     "isViewed": "is_viewed",
@@ -1167,20 +1213,20 @@ class AdvertisingDetails(NamedTuple):
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro writes it."""
         return {
-            "name": self.name,
-            "friendly_name": self.friendly_name,
-            "length": self.length,
-            "pod_position": self.pod_position,
-            "player_name": self.player_name,
-            "advertiser": self.advertiser,
-            "campaign_id": self.campaign_id,
-            "creative_id": self.creative_id,
-            "creative_url": self.creative_url,
-            "placement_id": self.placement_id,
-            "site_id": self.site_id,
-            "is_started": self.is_started,
-            "is_completed": self.is_completed,
-            "time_played": self.time_played,
+            "name": _NULL if self.name is None else ("string", self.name),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
+            "length": _NULL if self.length is None else ("long", self.length),
+            "pod_position": _NULL if self.pod_position is None else ("long", self.pod_position),
+            "player_name": _NULL if self.player_name is None else ("string", self.player_name),
+            "advertiser": _NULL if self.advertiser is None else ("string", self.advertiser),
+            "campaign_id": _NULL if self.campaign_id is None else ("string", self.campaign_id),
+            "creative_id": _NULL if self.creative_id is None else ("string", self.creative_id),
+            "creative_url": _NULL if self.creative_url is None else ("string", self.creative_url),
+            "placement_id": _NULL if self.placement_id is None else ("string", self.placement_id),
+            "site_id": _NULL if self.site_id is None else ("string", self.site_id),
+            "is_started": _NULL if self.is_started is None else ("boolean", self.is_started),
+            "is_completed": _NULL if self.is_completed is None else ("boolean", self.is_completed),
+            "time_played": _NULL if self.time_played is None else ("long", self.time_played),
         }
 
     @classmethod
@@ -1237,10 +1283,10 @@ class AdvertisingPodDetails(NamedTuple):
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro writes it."""
         return {
-            "index": self.index,
-            "offset": self.offset,
-            "friendly_name": self.friendly_name,
-            "id": self.id,
+            "index": _NULL if self.index is None else ("long", self.index),
+            "offset": _NULL if self.offset is None else ("long", self.offset),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
+            "id": _NULL if self.id is None else ("string", self.id),
         }
 
     @classmethod
@@ -1285,14 +1331,14 @@ class ChapterDetails(NamedTuple):
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro writes it."""
         return {
-            "index": self.index,
-            "offset": self.offset,
-            "length": self.length,
-            "friendly_name": self.friendly_name,
-            "id": self.id,
-            "is_started": self.is_started,
-            "is_completed": self.is_completed,
-            "time_played": self.time_played,
+            "index": _NULL if self.index is None else ("long", self.index),
+            "offset": _NULL if self.offset is None else ("long", self.offset),
+            "length": _NULL if self.length is None else ("long", self.length),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
+            "id": _NULL if self.id is None else ("string", self.id),
+            "is_started": _NULL if self.is_started is None else ("boolean", self.is_started),
+            "is_completed": _NULL if self.is_completed is None else ("boolean", self.is_completed),
+            "time_played": _NULL if self.time_played is None else ("long", self.time_played),
         }
 
     @classmethod
@@ -1369,26 +1415,44 @@ class QoeDataDetails(NamedTuple):
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro writes it."""
         return {
-            "bitrate": self.bitrate,
-            "dropped_frames": self.dropped_frames,
-            "frames_per_second": self.frames_per_second,
-            "time_to_start": self.time_to_start,
-            "bitrate_average": self.bitrate_average,
-            "bitrate_average_bucket": self.bitrate_average_bucket,
-            "bitrate_change_count": self.bitrate_change_count,
-            "has_bitrate_change_impacted_streams": self.has_bitrate_change_impacted_streams,
-            "has_dropped_frame_impacted_streams": self.has_dropped_frame_impacted_streams,
-            "is_dropped_before_start": self.is_dropped_before_start,
-            "buffer_count": self.buffer_count,
-            "buffer_time": self.buffer_time,
-            "has_buffer_impacted_streams": self.has_buffer_impacted_streams,
-            "error_count": self.error_count,
-            "has_error_impacted_streams": self.has_error_impacted_streams,
-            "stall_count": self.stall_count,
-            "stall_time": self.stall_time,
-            "has_stall_impacted_streams": self.has_stall_impacted_streams,
-            "player_sdk_errors": None if self.player_sdk_errors is None else self.player_sdk_errors,
-            "external_errors": None if self.external_errors is None else self.external_errors,
+            "bitrate": _NULL if self.bitrate is None else ("long", self.bitrate),
+            "dropped_frames": _NULL if self.dropped_frames is None else ("long", self.dropped_frames),
+            "frames_per_second": _NULL
+            if self.frames_per_second is None
+            else ("long", self.frames_per_second),
+            "time_to_start": _NULL if self.time_to_start is None else ("long", self.time_to_start),
+            "bitrate_average": _NULL if self.bitrate_average is None else ("double", self.bitrate_average),
+            "bitrate_average_bucket": _NULL
+            if self.bitrate_average_bucket is None
+            else ("string", self.bitrate_average_bucket),
+            "bitrate_change_count": _NULL
+            if self.bitrate_change_count is None
+            else ("long", self.bitrate_change_count),
+            "has_bitrate_change_impacted_streams": _NULL
+            if self.has_bitrate_change_impacted_streams is None
+            else ("boolean", self.has_bitrate_change_impacted_streams),
+            "has_dropped_frame_impacted_streams": _NULL
+            if self.has_dropped_frame_impacted_streams is None
+            else ("boolean", self.has_dropped_frame_impacted_streams),
+            "is_dropped_before_start": _NULL
+            if self.is_dropped_before_start is None
+            else ("boolean", self.is_dropped_before_start),
+            "buffer_count": _NULL if self.buffer_count is None else ("long", self.buffer_count),
+            "buffer_time": _NULL if self.buffer_time is None else ("long", self.buffer_time),
+            "has_buffer_impacted_streams": _NULL
+            if self.has_buffer_impacted_streams is None
+            else ("boolean", self.has_buffer_impacted_streams),
+            "error_count": _NULL if self.error_count is None else ("long", self.error_count),
+            "has_error_impacted_streams": _NULL
+            if self.has_error_impacted_streams is None
+            else ("boolean", self.has_error_impacted_streams),
+            "stall_count": _NULL if self.stall_count is None else ("long", self.stall_count),
+            "stall_time": _NULL if self.stall_time is None else ("long", self.stall_time),
+            "has_stall_impacted_streams": _NULL
+            if self.has_stall_impacted_streams is None
+            else ("boolean", self.has_stall_impacted_streams),
+            "player_sdk_errors": _NULL if self.player_sdk_errors is None else list(self.player_sdk_errors),
+            "external_errors": _NULL if self.external_errors is None else list(self.external_errors),
         }
 
     @classmethod
@@ -1526,24 +1590,24 @@ class MediaReporting(NamedTuple):
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro writes it."""
         return {
-            "playhead": self.playhead,
-            "session_details": None
+            "playhead": _NULL if self.playhead is None else ("long", self.playhead),
+            "session_details": _NULL
             if self.session_details is None
             else ("media.pipeline.v1.SessionDetails", self.session_details.to_avro()),
-            "advertising_details": None
+            "advertising_details": _NULL
             if self.advertising_details is None
             else ("media.pipeline.v1.AdvertisingDetails", self.advertising_details.to_avro()),
-            "advertising_pod_details": None
+            "advertising_pod_details": _NULL
             if self.advertising_pod_details is None
             else ("media.pipeline.v1.AdvertisingPodDetails", self.advertising_pod_details.to_avro()),
-            "chapter_details": None
+            "chapter_details": _NULL
             if self.chapter_details is None
             else ("media.pipeline.v1.ChapterDetails", self.chapter_details.to_avro()),
-            "qoe_data_details": None
+            "qoe_data_details": _NULL
             if self.qoe_data_details is None
             else ("media.pipeline.v1.QoeDataDetails", self.qoe_data_details.to_avro()),
-            "states": None if self.states is None else [item.to_avro() for item in self.states],
-            "custom_metadata": None
+            "states": _NULL if self.states is None else [item.to_avro() for item in self.states],
+            "custom_metadata": _NULL
             if self.custom_metadata is None
             else [item.to_avro() for item in self.custom_metadata],
         }
@@ -1614,6 +1678,8 @@ class ReportingRow(NamedTuple):
     """XDM implementationDetails."""
     media_reporting: MediaReporting
     """The row."""
+    tenant_fields: Mapping[str, str] = {}
+    """Custom metadata of the tenant by its path, for example `_acme.crew.lead`: unfolded at the root of an XDM row."""
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro writes it."""
@@ -1631,6 +1697,7 @@ class ReportingRow(NamedTuple):
             },
             "implementation": self.implementation.to_avro(),
             "media_reporting": self.media_reporting.to_avro(),
+            "tenant_fields": self.tenant_fields,
         }
 
     @classmethod
@@ -1651,6 +1718,7 @@ class ReportingRow(NamedTuple):
             },
             implementation=Implementation.from_avro(value["implementation"]),
             media_reporting=MediaReporting.from_avro(value["media_reporting"]),
+            tenant_fields=value.get("tenant_fields", {}),
         )
 
 
@@ -1725,44 +1793,49 @@ class Dimensions(NamedTuple):
     """`media.station` / `station`, context a.media.station."""
     publisher: str | None = None
     """`media.publisher` / `publisher`, context a.media.publisher."""
+    cdn: str | None = None
+    """`cdn` of Media Edge: the delivery network that served the content."""
 
     def to_avro(self) -> dict[str, Any]:
         """Return the record as fastavro writes it."""
         return {
-            "name": self.name,
-            "friendly_name": self.friendly_name,
-            "length": self.length,
-            "content_type": self.content_type,
-            "stream_type": self.stream_type,
-            "player_name": self.player_name,
-            "channel": self.channel,
-            "app_version": self.app_version,
-            "library_version": self.library_version,
-            "has_resume": self.has_resume,
-            "is_downloaded": self.is_downloaded,
-            "show": self.show,
-            "season": self.season,
-            "episode": self.episode,
-            "asset_id": self.asset_id,
-            "genre": self.genre,
-            "first_air_date": self.first_air_date,
-            "first_digital_date": self.first_digital_date,
-            "rating": self.rating,
-            "originator": self.originator,
-            "network": self.network,
-            "show_type": self.show_type,
-            "ad_load": self.ad_load,
-            "mvpd": self.mvpd,
-            "authorized": self.authorized,
-            "day_part": self.day_part,
-            "feed": self.feed,
-            "stream_format": self.stream_format,
-            "artist": self.artist,
-            "album": self.album,
-            "label": self.label,
-            "author": self.author,
-            "station": self.station,
-            "publisher": self.publisher,
+            "name": _NULL if self.name is None else ("string", self.name),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
+            "length": _NULL if self.length is None else ("double", self.length),
+            "content_type": _NULL if self.content_type is None else ("string", self.content_type),
+            "stream_type": _NULL if self.stream_type is None else ("string", self.stream_type),
+            "player_name": _NULL if self.player_name is None else ("string", self.player_name),
+            "channel": _NULL if self.channel is None else ("string", self.channel),
+            "app_version": _NULL if self.app_version is None else ("string", self.app_version),
+            "library_version": _NULL if self.library_version is None else ("string", self.library_version),
+            "has_resume": _NULL if self.has_resume is None else ("boolean", self.has_resume),
+            "is_downloaded": _NULL if self.is_downloaded is None else ("boolean", self.is_downloaded),
+            "show": _NULL if self.show is None else ("string", self.show),
+            "season": _NULL if self.season is None else ("string", self.season),
+            "episode": _NULL if self.episode is None else ("string", self.episode),
+            "asset_id": _NULL if self.asset_id is None else ("string", self.asset_id),
+            "genre": _NULL if self.genre is None else ("string", self.genre),
+            "first_air_date": _NULL if self.first_air_date is None else ("string", self.first_air_date),
+            "first_digital_date": _NULL
+            if self.first_digital_date is None
+            else ("string", self.first_digital_date),
+            "rating": _NULL if self.rating is None else ("string", self.rating),
+            "originator": _NULL if self.originator is None else ("string", self.originator),
+            "network": _NULL if self.network is None else ("string", self.network),
+            "show_type": _NULL if self.show_type is None else ("string", self.show_type),
+            "ad_load": _NULL if self.ad_load is None else ("string", self.ad_load),
+            "mvpd": _NULL if self.mvpd is None else ("string", self.mvpd),
+            "authorized": _NULL if self.authorized is None else ("string", self.authorized),
+            "day_part": _NULL if self.day_part is None else ("string", self.day_part),
+            "feed": _NULL if self.feed is None else ("string", self.feed),
+            "stream_format": _NULL if self.stream_format is None else ("string", self.stream_format),
+            "artist": _NULL if self.artist is None else ("string", self.artist),
+            "album": _NULL if self.album is None else ("string", self.album),
+            "label": _NULL if self.label is None else ("string", self.label),
+            "author": _NULL if self.author is None else ("string", self.author),
+            "station": _NULL if self.station is None else ("string", self.station),
+            "publisher": _NULL if self.publisher is None else ("string", self.publisher),
+            "cdn": _NULL if self.cdn is None else ("string", self.cdn),
         }
 
     @classmethod
@@ -1803,6 +1876,7 @@ class Dimensions(NamedTuple):
             author=value.get("author", None),
             station=value.get("station", None),
             publisher=value.get("publisher", None),
+            cdn=value.get("cdn", None),
         )
 
 
@@ -1841,6 +1915,7 @@ DIMENSIONS_XDM: Final[dict[str, str]] = {
     "author": "author",
     "station": "station",
     "publisher": "publisher",
+    "cdn": "cdn",
 }
 
 
@@ -1902,20 +1977,22 @@ class Ad(NamedTuple):
             "sequence": self.sequence,
             "closed_sequence": self.closed_sequence,
             "pod_id": self.pod_id,
-            "name": self.name,
-            "friendly_name": self.friendly_name,
-            "length": self.length,
-            "pod_position": self.pod_position,
-            "player_name": self.player_name,
-            "advertiser": self.advertiser,
-            "campaign_id": self.campaign_id,
-            "creative_id": self.creative_id,
-            "creative_url": self.creative_url,
-            "placement_id": self.placement_id,
-            "site_id": self.site_id,
-            "pod_index": self.pod_index,
-            "pod_offset_s": self.pod_offset_s,
-            "pod_friendly_name": self.pod_friendly_name,
+            "name": _NULL if self.name is None else ("string", self.name),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
+            "length": _NULL if self.length is None else ("double", self.length),
+            "pod_position": _NULL if self.pod_position is None else ("long", self.pod_position),
+            "player_name": _NULL if self.player_name is None else ("string", self.player_name),
+            "advertiser": _NULL if self.advertiser is None else ("string", self.advertiser),
+            "campaign_id": _NULL if self.campaign_id is None else ("string", self.campaign_id),
+            "creative_id": _NULL if self.creative_id is None else ("string", self.creative_id),
+            "creative_url": _NULL if self.creative_url is None else ("string", self.creative_url),
+            "placement_id": _NULL if self.placement_id is None else ("string", self.placement_id),
+            "site_id": _NULL if self.site_id is None else ("string", self.site_id),
+            "pod_index": _NULL if self.pod_index is None else ("long", self.pod_index),
+            "pod_offset_s": _NULL if self.pod_offset_s is None else ("double", self.pod_offset_s),
+            "pod_friendly_name": _NULL
+            if self.pod_friendly_name is None
+            else ("string", self.pod_friendly_name),
             "custom_metadata": self.custom_metadata,
             "started_at_ms": self.started_at_ms,
             "closed_at_ms": self.closed_at_ms,
@@ -2009,10 +2086,10 @@ class Chapter(NamedTuple):
             "sequence": self.sequence,
             "closed_sequence": self.closed_sequence,
             "chapter_id": self.chapter_id,
-            "index": self.index,
-            "offset": self.offset,
-            "length": self.length,
-            "friendly_name": self.friendly_name,
+            "index": _NULL if self.index is None else ("long", self.index),
+            "offset": _NULL if self.offset is None else ("double", self.offset),
+            "length": _NULL if self.length is None else ("double", self.length),
+            "friendly_name": _NULL if self.friendly_name is None else ("string", self.friendly_name),
             "custom_metadata": self.custom_metadata,
             "started_at_ms": self.started_at_ms,
             "closed_at_ms": self.closed_at_ms,
@@ -2077,11 +2154,11 @@ class TimeLedger(NamedTuple):
             "started_at_ms": self.started_at_ms,
             "ended_at_ms": self.ended_at_ms,
             "received_at_ms": self.received_at_ms,
-            "sent_at_ms": self.sent_at_ms,
+            "sent_at_ms": _NULL if self.sent_at_ms is None else ("long", self.sent_at_ms),
             "lateness_ms": self.lateness_ms,
             "viewing_day": self.viewing_day,
             "is_late_day": self.is_late_day,
-            "skew_ms": self.skew_ms,
+            "skew_ms": _NULL if self.skew_ms is None else ("long", self.skew_ms),
         }
 
     @classmethod
@@ -2151,11 +2228,11 @@ class MediaSession(NamedTuple):
             "session_id": self.session_id,
             "revision": self.revision,
             "upload_id": self.upload_id,
-            "replay_id": self.replay_id,
+            "replay_id": _NULL if self.replay_id is None else ("string", self.replay_id),
             "datastream_id": self.datastream_id,
             "form": self.form,
             "organisation": self.organisation,
-            "report_suites": self.report_suites,
+            "report_suites": list(self.report_suites),
             "visitor_key": self.visitor_key,
             "visitor": self.visitor.to_avro(),
             "implementation": self.implementation.to_avro(),
@@ -2168,7 +2245,7 @@ class MediaSession(NamedTuple):
             "complete_added": self.complete_added,
             "event_count": self.event_count,
             "time_ledger": self.time_ledger.to_avro(),
-            "flags": self.flags,
+            "flags": list(self.flags),
         }
 
     @classmethod
@@ -2219,8 +2296,8 @@ class Problem(NamedTuple):
             "pointer": self.pointer,
             "rule": self.rule,
             "message": self.message,
-            "index": self.index,
-            "event_type": self.event_type,
+            "index": _NULL if self.index is None else ("int", self.index),
+            "event_type": _NULL if self.event_type is None else ("string", self.event_type),
         }
 
     @classmethod
@@ -2285,19 +2362,19 @@ class Upload(NamedTuple):
             "received_at_ms": self.received_at_ms,
             "form": self.form,
             "path": self.path,
-            "event_index": self.event_index,
+            "event_index": _NULL if self.event_index is None else ("int", self.event_index),
             "datastream_id": self.datastream_id,
             "content_type": self.content_type,
-            "content_encoding": self.content_encoding,
-            "user_agent": self.user_agent,
-            "client_ip": self.client_ip,
+            "content_encoding": _NULL if self.content_encoding is None else ("string", self.content_encoding),
+            "user_agent": _NULL if self.user_agent is None else ("string", self.user_agent),
+            "client_ip": _NULL if self.client_ip is None else ("string", self.client_ip),
             "verdict": self.verdict,
-            "reason": self.reason,
+            "reason": _NULL if self.reason is None else ("string", self.reason),
             "status": self.status,
             "problems": [item.to_avro() for item in self.problems],
             "truncated": self.truncated,
-            "session_id": self.session_id,
-            "replay_id": self.replay_id,
+            "session_id": _NULL if self.session_id is None else ("string", self.session_id),
+            "replay_id": _NULL if self.replay_id is None else ("string", self.replay_id),
             "body": self.body,
         }
 
@@ -2401,11 +2478,11 @@ class DeadLetter(NamedTuple):
         """Return the record as fastavro writes it."""
         return {
             "upload_id": self.upload_id,
-            "replay_id": self.replay_id,
+            "replay_id": _NULL if self.replay_id is None else ("string", self.replay_id),
             "reason": self.reason,
             "problems": [item.to_avro() for item in self.problems],
-            "fault": self.fault,
-            "session_id": self.session_id,
+            "fault": _NULL if self.fault is None else ("string", self.fault),
+            "session_id": _NULL if self.session_id is None else ("string", self.session_id),
             "received_at_ms": self.received_at_ms,
             "rejected_at_ms": self.rejected_at_ms,
             "source_topic": self.source_topic,
@@ -2415,10 +2492,10 @@ class DeadLetter(NamedTuple):
             "headers": [item.to_avro() for item in self.headers],
             "form": self.form,
             "path": self.path,
-            "event_index": self.event_index,
+            "event_index": _NULL if self.event_index is None else ("int", self.event_index),
             "datastream_id": self.datastream_id,
             "content_type": self.content_type,
-            "content_encoding": self.content_encoding,
+            "content_encoding": _NULL if self.content_encoding is None else ("string", self.content_encoding),
             "truncated": self.truncated,
             "body": self.body,
         }

@@ -31,6 +31,8 @@ from pipeline.metrics import Meters
 from pipeline.stages import receive
 from pipeline.stages.receive import Answer, Reception
 from pipeline.topology import Topology
+from pipeline.traces import NAMES as TRACE_HEADERS
+from pipeline.traces import OFF, Headers, Traces
 from pipeline.wire import responses, schemas
 
 _log = structlog.get_logger("pipeline.ingest")
@@ -53,7 +55,9 @@ EDGE_CORS: Final = CORS | {"access-control-allow-headers": "Content-Type,x-api-k
 
 _EDGE_START: Final = "/ee/"
 _EDGE_END: Final = "/va/v1/downloaded"
-_READ: Final = frozenset({b"content-type", b"content-encoding", b"user-agent", b"x-request-id", b"x-api-key"})
+_READ: Final = frozenset(
+    {b"content-type", b"content-encoding", b"user-agent", b"x-request-id", b"x-api-key"}
+) | {name.encode() for name in TRACE_HEADERS}
 _ALLOW: Final = ("allow", "OPTIONS, POST")
 _PROBLEM: Final = ("content-type", "application/problem+json")
 
@@ -78,6 +82,7 @@ class Door(NamedTuple):
     limits: Limits | None = None
     client_ip: ClientIp = ClientIp.NONE
     monotonic: Callable[[], float] = time.monotonic
+    traces: Traces = OFF
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES
 
 
@@ -133,7 +138,9 @@ class App:
             body = await read_body(receive_, coding, self._door.body_limit_bytes, held)
             started = time.perf_counter()
             request = self._request(scope, place, headers, body)
-            answer = await self._stored(request)
+            with self._door.traces.request(place.path, _trace_of(headers)) as span:
+                answer = await self._stored(request, span.headers)
+                span.answered(answer.status)
             self._door.meters.observe("pipeline_request_seconds", time.perf_counter() - started, place.path)
         except Crowded:
             self._door.meters.count("pipeline_limited_total", Limit.MEMORY.value)
@@ -144,9 +151,9 @@ class App:
             return answer._replace(headers=(*answer.headers, ("accept-encoding", ", ".join(CODINGS))))
         return answer
 
-    async def _stored(self, request: receive.Request) -> Answer:
+    async def _stored(self, request: receive.Request, trace: Headers) -> Answer:
         door = self._door
-        reception, records = self._received(request)
+        reception, records = self._received(request, trace)
         if reception.uploads and self._is_over_a_limit(reception):
             return receive.unavailable(request, LIMITED_RETRY_AFTER_S)
         if records:
@@ -164,15 +171,15 @@ class App:
             door.meters.count("pipeline_uploads_total", upload.value.verdict)
         return reception.answer
 
-    def _received(self, request: receive.Request) -> tuple[Reception, tuple[Record, ...]]:
+    def _received(self, request: receive.Request, trace: Headers) -> tuple[Reception, tuple[Record, ...]]:
         """Return what the door decided and its records; a fault of ours becomes a verdict of its own."""
         door = self._door
         reception = door.topology.receive(request, door.new_id)
         try:
-            records = door.topology.upload_records(reception)
+            records = door.topology.upload_records(reception, trace)
         except Exception as error:  # noqa: BLE001 - DESIGN.md 2.2: a fault of ours must not delete the session
             reception = receive.failed(request, error, door.new_id)
-            records = door.topology.upload_records(reception)
+            records = door.topology.upload_records(reception, trace)
         for fault in reception.faults:
             door.meters.count("pipeline_internal_errors_total", "ingest")
             _log.error("internal_error", request=_suffix(request), error=fault)
@@ -274,6 +281,11 @@ def _other_method(method: str) -> Answer:
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:
     return headers.get(name, b"").decode("latin-1")
+
+
+def _trace_of(headers: dict[bytes, bytes]) -> dict[str, str]:
+    """Return the sender's trace context."""
+    return {name: _text(headers, name.encode()) for name in TRACE_HEADERS if name.encode() in headers}
 
 
 def _encoded(headers: Any) -> list[tuple[bytes, bytes]]:

@@ -28,7 +28,13 @@ GC_THRESHOLD: Final = (50_000, 20, 20)
 def bind(settings: Settings) -> socket.socket:
     """Return a listening socket, or raise `SettingError` naming the setting that is wrong."""
     if settings.ingest_listener_fd >= 0:
-        return socket.socket(fileno=settings.ingest_listener_fd)
+        try:
+            return socket.socket(fileno=settings.ingest_listener_fd)
+        except OSError as error:
+            raise SettingError(
+                f"PIPELINE_INGEST_LISTENER_FD: {settings.ingest_listener_fd} is no socket that was handed "
+                f"down: {error.strerror}. Only the program itself sets it"
+            ) from None
     try:
         family = socket.getaddrinfo(settings.ingest_host, settings.ingest_port)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)

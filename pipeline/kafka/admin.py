@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
+    ClusterMetadata,
     ConfigEntry,
     ConfigResource,
     NewTopic,
@@ -17,17 +18,30 @@ from confluent_kafka.admin import (
 )
 
 from pipeline.contract.topics import Topic
-from pipeline.kafka.clients import REACH_DEADLINE_S, client_config, quiet, unreachable
+from pipeline.kafka.clients import REACH_DEADLINE_S, Heard, described, made, unreachable
 from pipeline.settings import SettingError, Settings
 
 FOR_EVER: Final = "-1"
-SETTLE_DEADLINE_S: Final = 15.0
+CHANGE_DEADLINE_S: Final = 30.0
+"""How long the brokers may take to make or change all topics."""
+SETTLE_DEADLINE_S: Final = 30.0
 """How long a change may take to be seen: the controller answers before every broker knows it."""
 SETTLE_LOOKS: Final = 3
 """So many looks in a row must agree; each is a new client, which may ask another broker."""
 SETTLE_PAUSE_S: Final = 0.1
 MISSING_GRACE_S: Final = 3.0
 """How long a missing topic may still come: `topics apply` may have made it a moment ago."""
+
+
+UPLOADS: Final = "media.uploads"
+
+
+class RetentionTooShort(SettingError):
+    """Kafka may delete uploads before a worker has read them."""
+
+
+class TopicMissing(SettingError):
+    """A topic that `topics.toml` has and the broker has not."""
 
 
 class Difference(NamedTuple):
@@ -52,33 +66,30 @@ def wanted_config(topic: Topic, settings: Settings) -> dict[str, str]:
 
 def diff(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, ...]:
     """Return every difference, or raise `SettingError` when the broker can't be reached."""
-    admin = _admin(settings)
-    try:
-        held = admin.list_topics(timeout=REACH_DEADLINE_S).topics
-    except KafkaException as error:
-        raise unreachable(settings, error) from None
+    admin, metadata = _reached(settings)
     found: list[Difference] = []
-    for name, topic in topics.items():
-        on_broker = settings.kafka_topic_prefix + name
-        if on_broker not in held:
-            found.append(Difference(name, "topic", f"{topic.partitions} partitions", None))
-            continue
-        partitions = len(held[on_broker].partitions)
-        if partitions != topic.partitions:
-            found.append(Difference(name, "partitions", str(topic.partitions), str(partitions)))
-        found += _config_differences(admin, topic, settings)
+    for topic in topics.values():
+        shape = _shape_difference(metadata, topic, settings)
+        if shape is not None:
+            found.append(shape)
+        if shape is None or shape.found is not None:
+            try:
+                found += _config_differences(admin, topic, settings)
+            except TopicMissing:  # deleted a moment ago: not every broker knows it yet
+                found.append(Difference(topic.name, "topic", f"{topic.partitions} partitions", None))
     return tuple(found)
 
 
 def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, ...]:
     """Make the broker agree and return what was changed, or raise `SettingError` for what can't be."""
+    _require_possible(settings)
     differences = diff(settings, topics)
     fixed = [d for d in differences if d.what == "partitions"]
     if fixed:
         raise SettingError(
             f"topic {fixed[0].topic} has {fixed[0].found} partitions, topics.toml says {fixed[0].wanted}. "
-            "The dedupe index lives by partition, so the number can't change: make new topics and migrate, "
-            "or restore topics.toml"
+            "The dedupe index lives by partition, so the number can't change: run `pipeline topics migrate "
+            "--to-prefix PREFIX`, which makes new topics and re-keys the index, or restore topics.toml"
         )
     admin = _admin(settings)
     missing = [d.topic for d in differences if d.found is None]
@@ -94,7 +105,7 @@ def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, 
     changed = {d.topic: topics[d.topic] for d in differences if d.found is not None}
     try:
         for future in admin.create_topics(new).values() if new else ():
-            future.result(REACH_DEADLINE_S)
+            future.result(CHANGE_DEADLINE_S)
         for future in (
             admin.incremental_alter_configs(
                 [_resource(topic, settings) for topic in changed.values()]
@@ -102,27 +113,39 @@ def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, 
             if changed
             else ()
         ):
-            future.result(REACH_DEADLINE_S)
+            future.result(CHANGE_DEADLINE_S)
     except KafkaException as error:
-        raise SettingError(f"Kafka refused the topics: {error}") from None
+        raise _refused(settings, error.args[0]) from None
+    except TimeoutError:
+        raise unreachable(settings, f"no answer about the topics in {CHANGE_DEADLINE_S:.0f} s") from None
     if differences:
         _wait_until_settled(settings, topics)
     return differences
 
 
-def cluster_id(settings: Settings) -> str:
-    """Return the id of the cluster, or raise `SettingError` when it can't be reached."""
+class Ids(NamedTuple):
+    """What tells a topic from another of the same name."""
+
+    cluster_id: str
+    topic_id: str
+
+
+def ids_of(settings: Settings, topics: Sequence[str]) -> tuple[Ids, ...]:
+    """Return the ids of these topics, or raise `SettingError` when they or the cluster can't be reached."""
+    admin, metadata = _reached(settings)
+    names = [settings.kafka_topic_prefix + topic for topic in topics]
     try:
-        return str(_admin(settings).list_topics(timeout=REACH_DEADLINE_S).cluster_id)
-    except KafkaException as error:
+        asked = admin.describe_topics(TopicCollection(names), request_timeout=REACH_DEADLINE_S)
+        ids = [str(asked[name].result(REACH_DEADLINE_S).topic_id) for name in names]
+        return tuple(Ids(str(metadata.cluster_id), topic_id) for topic_id in ids)
+    except (KafkaException, TimeoutError) as error:
         raise unreachable(settings, error) from None
 
 
 def require_topics(settings: Settings, topics: Mapping[str, Topic]) -> None:
     """Raise `SettingError` naming the first missing topic or wrong partition number."""
     end = time.monotonic() + MISSING_GRACE_S
-    while wrong := [d for d in diff(settings, topics) if d.found is None or d.what == "partitions"]:
-        first = wrong[0]
+    while first := next(_shape_differences(settings, topics), None):
         if first.found is not None:
             raise SettingError(
                 f"topic {first.topic} has {first.found} partitions, not {first.wanted}: "
@@ -131,6 +154,73 @@ def require_topics(settings: Settings, topics: Mapping[str, Topic]) -> None:
         if time.monotonic() > end:
             raise SettingError(f"topic {first.topic} is missing: run `pipeline topics apply`")
         time.sleep(SETTLE_PAUSE_S)
+
+
+def require_retention(settings: Settings) -> None:
+    """Raise `RetentionTooShort` unless media.uploads outlives the longest outage of the workers.
+
+    Retention follows the time of receipt, and a record may have waited in the spool before.
+    """
+    held = config_of(settings, UPLOADS)
+    needed_s = settings.worker_longest_outage_s + settings.spool_max_age_s
+    kept_ms = int(held["retention.ms"])
+    if 0 <= kept_ms < needed_s * 1000:
+        raise RetentionTooShort(
+            f"topic {UPLOADS} keeps records for {kept_ms // 1000} s, but PIPELINE_WORKER_LONGEST_OUTAGE_S + "
+            f"PIPELINE_SPOOL_MAX_AGE_S are {needed_s} s: raise retention.ms (`pipeline topics apply` sets "
+            "what topics.toml says), or lower these settings"
+        )
+    if held["retention.bytes"] != FOR_EVER:
+        raise RetentionTooShort(
+            f"topic {UPLOADS} has retention.bytes={held['retention.bytes']}: Kafka may delete uploads before "
+            "they are read, however young; set it to -1"
+        )
+
+
+def config_of(settings: Settings, topic: str) -> dict[str, str]:
+    """Return every option of a topic, or raise `SettingError` when the broker can't be reached."""
+    return _config_of(_admin(settings), topic, settings)
+
+
+def members(settings: Settings) -> tuple[str, ...]:
+    """Return the workers of the group as `client@host`, or raise `SettingError`."""
+    group, admin = settings.worker_group, _admin(settings)  # the answer never comes to a client that is gone
+    try:
+        described = admin.describe_consumer_groups([group])[group].result(REACH_DEADLINE_S)
+    except (KafkaException, TimeoutError) as error:
+        if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return ()
+        raise unreachable(settings, error) from None
+    return tuple(f"{member.client_id}@{member.host}" for member in described.members)
+
+
+def _shape_differences(settings: Settings, topics: Mapping[str, Topic]) -> Iterator[Difference]:
+    metadata = _reached(settings)[1]
+    for topic in topics.values():
+        shape = _shape_difference(metadata, topic, settings)
+        if shape is not None:
+            yield shape
+
+
+def _shape_difference(metadata: ClusterMetadata, topic: Topic, settings: Settings) -> Difference | None:
+    """Return what is missing, or another number of partitions: what no service can do with."""
+    held = metadata.topics.get(settings.kafka_topic_prefix + topic.name)
+    if held is None:
+        return Difference(topic.name, "topic", f"{topic.partitions} partitions", None)
+    if len(held.partitions) != topic.partitions:
+        return Difference(topic.name, "partitions", str(topic.partitions), str(len(held.partitions)))
+    return None
+
+
+def require_no_workers(settings: Settings) -> None:
+    """Raise `SettingError` naming the workers while the group has members."""
+    running = members(settings)
+    if running:
+        raise SettingError(
+            f"PIPELINE_WORKER_GROUP: {len(running)} workers of the group {settings.worker_group} are alive "
+            f"({', '.join(running)}): stop all workers first, wait for the session timeout after a kill, "
+            "and run it again"
+        )
 
 
 def _wait_until_settled(settings: Settings, topics: Mapping[str, Topic]) -> None:
@@ -147,22 +237,62 @@ def _wait_until_settled(settings: Settings, topics: Mapping[str, Topic]) -> None
         time.sleep(SETTLE_PAUSE_S)
 
 
-def _admin(settings: Settings) -> AdminClient:
-    return AdminClient(client_config(settings, error_cb=quiet))
+def require_client(settings: Settings) -> None:
+    """Raise `SettingError` when no client can be made with these settings, whatever the brokers do."""
+    _admin(settings)
+
+
+def _require_possible(settings: Settings) -> None:
+    if settings.kafka_min_insync_replicas > settings.kafka_replication_factor:
+        raise SettingError(
+            f"PIPELINE_KAFKA_MIN_INSYNC_REPLICAS is {settings.kafka_min_insync_replicas}, more than "
+            f"PIPELINE_KAFKA_REPLICATION_FACTOR, {settings.kafka_replication_factor}: nothing would be taken"
+        )
+
+
+def _refused(settings: Settings, error: KafkaError) -> SettingError:
+    names = {
+        KafkaError.INVALID_REPLICATION_FACTOR: (
+            f"PIPELINE_KAFKA_REPLICATION_FACTOR is {settings.kafka_replication_factor}, "
+            "more than there are brokers: "
+        ),
+        KafkaError.TOPIC_AUTHORIZATION_FAILED: "PIPELINE_KAFKA_SASL_USERNAME may not do this: ",
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED: "PIPELINE_KAFKA_SASL_USERNAME may not do this: ",
+        KafkaError.TOPIC_EXCEPTION: f"PIPELINE_KAFKA_TOPIC_PREFIX {settings.kafka_topic_prefix!r}: ",
+    }
+    return SettingError(f"{names.get(error.code(), '')}Kafka refused the topics: {error.str()}")
+
+
+def _admin(settings: Settings, heard: Heard | None = None) -> AdminClient:
+    return made(AdminClient, settings, error_cb=heard or Heard())
+
+
+def _reached(settings: Settings) -> tuple[AdminClient, ClusterMetadata]:
+    """Return an admin client and what it was told of the cluster, or raise `SettingError` with the cause."""
+    heard = Heard()
+    admin = _admin(settings, heard)
+    return admin, described(admin, settings, heard)
 
 
 def _config_differences(admin: AdminClient, topic: Topic, settings: Settings) -> list[Difference]:
-    resource = ConfigResource(ResourceType.TOPIC, settings.kafka_topic_prefix + topic.name)
-    try:
-        entries = admin.describe_configs([resource])[resource].result(REACH_DEADLINE_S)
-    except (KafkaException, TimeoutError) as error:
-        raise unreachable(settings, error) from None
+    entries = _config_of(admin, topic.name, settings)
     found = []
     for name, wanted in wanted_config(topic, settings).items():
-        held = str(entries[name].value)
+        held = entries[name]
         if sorted(held.split(",")) != sorted(wanted.split(",")):
             found.append(Difference(topic.name, name, wanted, held))
     return found
+
+
+def _config_of(admin: AdminClient, topic: str, settings: Settings) -> dict[str, str]:
+    resource = ConfigResource(ResourceType.TOPIC, settings.kafka_topic_prefix + topic)
+    try:
+        entries = admin.describe_configs([resource])[resource].result(REACH_DEADLINE_S)
+    except (KafkaException, TimeoutError) as error:
+        if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise TopicMissing(f"topic {topic} is missing: run `pipeline topics apply`") from None
+        raise unreachable(settings, error) from None
+    return {name: str(entry.value) for name, entry in entries.items()}
 
 
 def _resource(topic: Topic, settings: Settings) -> ConfigResource:

@@ -2,34 +2,51 @@
 
 A transaction holds a batch's outputs, its dedupe entries and the source position, which is a record of
 `media.index` on the partition number of the source. Taking a partition over fences its earlier owner
-(`init_transactions`), reads that index partition to its end, read_committed, and so learns both what is
-known and where to go on. The group's committed offsets are never the truth.
+(`init_transactions`), brings the partition's index store up to date (`takeover`, `indexstore`), and so
+learns both what is known and where to go on. The group's committed offsets are never the truth.
 """
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
-from pipeline.contract.ports import Fenced, Unavailable
+from pipeline.contract.codec import Codec
+from pipeline.contract.ports import Fenced, NeverTaken, Unavailable
+from pipeline.contract.positions import INDEX, UPLOADS, Source, position_key, position_maker
 from pipeline.contract.record import Record
-from pipeline.kafka.clients import ISOLATION, client_config, largest_record_bytes, quiet
-from pipeline.settings import Settings
+from pipeline.contract.records import IndexEntry
+from pipeline.contract.topics import Topic
+from pipeline.kafka import admin, takeover
+from pipeline.kafka.clients import client_config, largest_record_bytes, quiet
+from pipeline.kafka.indexstore import Damaged, Entry, IndexStore, Origin, Size, claim_directory, make_cache
+from pipeline.settings import SettingError, Settings
 
-INDEX: Final = "media.index"
 TAKE_OVER_S: Final = 30.0
 COMMIT_S: Final = 15.0
 BACKOFF_S: Final = 0.2
 MOST_REDONE: Final = 20
-BATCH: Final = 2_000
-POLL_S: Final = 0.05
+SWEPT_AT_ONCE: Final = 20_000
+STORES: Final = "index"
+NO_POSITION: Final = IndexEntry(kind="position", recorded_at_ms=0)
 
-PositionRecord = Callable[[int, int, int], Record]
-PositionOf = Callable[[bytes], int]
-"""Reads the next offset from the value of a position record."""
+_REFUSALS: Final = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+    }
+)
+"""What the client or a broker answers to a record that it will never take."""
 
 
 class Lanes:
@@ -38,18 +55,177 @@ class Lanes:
     def __init__(
         self,
         settings: Settings,
-        position_record: PositionRecord,
-        position_of: PositionOf,
+        codec: Codec,
+        topics: Mapping[str, Topic],
+        *,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        lost: Callable[[int, int], None] = lambda _partition, _offsets: None,
+        made_anew: Callable[[int, str], None] = lambda _partition, _why: None,
+        source: Source | None = None,
+        is_lost: bool = False,
     ) -> None:
+        """Learn the ids of cluster and topics, or raise `SettingError`, and claim a directory of stores.
+
+        `lost` hears of offsets that retention removed before they were read, `made_anew` of stores that
+        could not be used and are read again from their topic. `source` is what positions say that they are
+        of, when not of the present topic; with `is_lost` an empty index is expected.
+        """
         self._settings = settings
-        self._position_record = position_record
-        self._position_of = position_of
+        self._codec = codec
+        self._partitions = {name: topic.partitions for name, topic in topics.items()}
         self._now_ms = now_ms
+        self._lost = lost
+        self._made_anew = made_anew
+        uploads, index = admin.ids_of(settings, (UPLOADS, INDEX))
+        self._source = source or Source(uploads.cluster_id, uploads.topic_id)
+        self._is_lost = is_lost
+        self._origin = Origin(index.cluster_id, index.topic_id)
+        self._position_record = position_maker(codec, self._source)
+        self._admin = AdminClient(client_config(settings, error_cb=quiet))
+        try:
+            self._claim = claim_directory(settings.data_dir / STORES)
+        except OSError as error:
+            raise SettingError(
+                f"PIPELINE_DATA_DIR (--data-dir): can't keep the index in {settings.data_dir}: {error}"
+            ) from None
+        self._cache = make_cache()
+        self._advisor = Consumer(
+            client_config(settings, **{"group.id": f"{settings.worker_group}-positions", "error_cb": quiet})
+        )
+        self._locks: dict[int, threading.Lock] = defaultdict(threading.Lock)
         self._lanes: dict[int, _Lane] = {}
+        self.progress = 0
+        """Grows while partitions are taken over, so that a deadline can tell slow from stuck."""
 
     def take_over(self, partition: int) -> int:
-        """Fence any earlier owner of this source partition; return its next offset to read."""
+        """Fence any earlier owner of this source partition; return its next offset to read.
+
+        Raises `Unavailable` when that makes no progress, `PositionUnusable` when the index was lost.
+        """
+        return self._taken_over(partition).next_offset or 0
+
+    def resume(self, partition: int) -> int:
+        """Take a partition over and return where its topic is to be read, which may be later.
+
+        Raises `PositionUnusable`, too, when the position does not fit the topic of uploads.
+        """
+        position = self._taken_over(partition)
+        start = takeover.start_of(position, partition, self._bounds(UPLOADS, partition), self._source)
+        if start.lost:
+            self._lost(partition, start.lost)
+        return start.next_offset
+
+    def _taken_over(self, partition: int) -> IndexEntry:
+        with self._locks[partition]:  # a commit in hand ends first, and counts
+            return self._taken_over_alone(partition)
+
+    def _taken_over_alone(self, partition: int) -> IndexEntry:
+        self._forget(partition)
+        producer = self._fencing_producer(partition)
+        if not self._is_lost:
+            takeover.require_index(self._admin, self._settings, self._partitions)
+        store = self._store(partition)
+        try:
+            takeover.catch_up(
+                self._settings, partition, store, self._bounds(INDEX, partition), self._progressed
+            )
+            key = position_key(partition)
+            position = self._known(store, [key]).get(key)
+        except BaseException:
+            store.close()
+            raise
+        if store.made_anew is not None:
+            self._made_anew(partition, store.made_anew)
+        self._lanes[partition] = _Lane(producer, store, self._settings.kafka_topic_prefix)
+        if position is None:
+            return NO_POSITION
+        return self._codec.decode_record(IndexEntry, position)
+
+    def _bounds(self, topic: str, partition: int) -> takeover.Bounds:
+        name = self._settings.kafka_topic_prefix + topic
+        return takeover.bounds_of(self._admin, name, range(partition, partition + 1))[partition]
+
+    def release(self, partition: int) -> None:
+        """Let go of a partition that another worker owns now."""
+        with self._locks[partition]:
+            self._forget(partition)
+
+    def _forget(self, partition: int) -> None:
+        lane = self._lanes.pop(partition, None)
+        if lane is not None:
+            lane.store.close()
+
+    def known(self, partition: int, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        """Return the committed index values of those keys that are known, or raise `Fenced`."""
+        lane = self._lanes.get(partition)
+        if lane is None:
+            raise Fenced(f"partition {partition} was not taken over")
+        return self._known(lane.store, keys)
+
+    def hold(self, partition: int) -> object:
+        """Return what stands for this taking over: a `commit` with it holds for no later one."""
+        return self._lanes.get(partition)
+
+    def commit(
+        self, partition: int, records: Sequence[Record], next_offset: int, hold: object = None
+    ) -> None:
+        """Make all records and the position durable and visible at once, or raise `Fenced`.
+
+        Raises `NeverTaken` when client or broker refuse a record for good: nothing is visible then.
+        """
+        with self._locks[partition]:
+            lane = self._lanes.get(partition)
+            if lane is None or (hold is not None and hold is not lane):
+                raise Fenced(f"partition {partition} was not taken over, or again since")
+            self._commit(lane, partition, records, next_offset)
+
+    def _commit(self, lane: _Lane, partition: int, records: Sequence[Record], next_offset: int) -> None:
+        # The position comes last, so that its own offset says how far the store has the index.
+        everything = [*records, self._position_record(partition, next_offset, self._now_ms())]
+        for _ in range(MOST_REDONE):
+            if lane.transact(everything):
+                return
+            time.sleep(BACKOFF_S)
+        raise Unavailable(f"partition {partition}: {MOST_REDONE} transactions were aborted")
+
+    def first_upload_from(self, partition: int, offset: int) -> int | None:
+        """Return the offset of the first upload that the topic holds from `offset` on, None without any."""
+        return takeover.first_upload_from(self._settings, partition, offset)
+
+    def advise(self, positions: Mapping[int, int]) -> None:
+        """Tell lag tools the committed positions, as offsets of the group `<group>-positions`; best effort.
+
+        That group has no members: the workers' own group must hold no offsets that anything might go on from.
+        """
+        topic = self._settings.kafka_topic_prefix + UPLOADS
+        offsets = [TopicPartition(topic, partition, offset) for partition, offset in positions.items()]
+        if offsets:
+            with suppress(KafkaException):
+                self._advisor.commit(offsets=offsets, asynchronous=True)
+                self._advisor.poll(0)
+
+    def sweep(self, partition: int) -> None:
+        """Go on with forgetting what is too old; cheap, and to be called often."""
+        with self._locks[partition]:
+            lane = self._lanes.get(partition)
+            if lane is not None:
+                lane.store.sweep(self._now_ms(), SWEPT_AT_ONCE)
+
+    def sizes(self) -> Mapping[int, Size]:
+        """Return about how large the store of each owned partition is."""
+        return {partition: lane.store.size() for partition, lane in list(self._lanes.items())}
+
+    def close(self) -> None:
+        """Close all stores and give their directory free."""
+        for partition in list(self._lanes):
+            self.release(partition)
+        self._advisor.close()
+        self._claim.lock.close()
+
+    def _progressed(self) -> None:
+        self.progress += 1
+
+    def _fencing_producer(self, partition: int) -> Producer:
         producer = Producer(
             client_config(
                 self._settings,
@@ -70,77 +246,64 @@ class Lanes:
             producer.init_transactions(TAKE_OVER_S)
         except KafkaException as error:
             raise Unavailable(f"can't take partition {partition} over: {error}") from None
-        known = self._known_of(partition)
-        position = known.get(self._position_key(partition))
-        next_offset = 0 if position is None else self._position_of(position)
-        self._lanes[partition] = _Lane(producer, known, self._settings.kafka_topic_prefix)
-        return next_offset
+        self._progressed()
+        return producer
 
-    def release(self, partition: int) -> None:
-        """Forget a partition that another worker owns now."""
-        self._lanes.pop(partition, None)
+    def _store(self, partition: int) -> IndexStore:
+        name = f"{self._settings.kafka_topic_prefix}{INDEX}-{partition}"
+        try:
+            return IndexStore(self._claim.directory / name, self._origin, self._cache)
+        except Exception as error:  # noqa: BLE001 - the library raises plain Exception; it was made anew already
+            raise Unavailable(f"can't keep the index in {self._claim.directory}: {error}") from None
 
-    def known(self, partition: int, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        """Return the committed index values of those keys that are known in this partition."""
-        known = self._lanes[partition].known if partition in self._lanes else {}
-        return {key: known[key] for key in keys if key in known}
-
-    def commit(self, partition: int, records: Sequence[Record], next_offset: int) -> None:
-        """Make all records and the position durable and visible at once, or raise `Fenced`."""
-        lane = self._lanes.get(partition)
-        if lane is None:
-            raise Fenced(f"partition {partition} was not taken over")
-        position = self._position_record(partition, next_offset, self._now_ms())
-        everything = [*records, position]
-        for _ in range(MOST_REDONE):
-            if lane.transact(everything):
-                lane.known.update(
-                    {r.key: r.value for r in everything if r.topic == INDEX and r.value is not None}
-                )
-                return
-            time.sleep(BACKOFF_S)
-        raise Unavailable(f"partition {partition}: {MOST_REDONE} transactions were aborted")
-
-    def _position_key(self, partition: int) -> bytes:
-        return self._position_record(partition, 0, 0).key
-
-    def _known_of(self, partition: int) -> dict[bytes, bytes]:
-        """Return the latest value of every key of an index partition, read to its committed end."""
-        known: dict[bytes, bytes] = {}
-        for key, value in committed_values(self._settings, INDEX, partition):
-            if value is None:
-                known.pop(key, None)
-            else:
-                known[key] = value
-        return known
+    def _known(self, store: IndexStore, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        try:
+            return store.known(keys)
+        except Damaged as error:
+            raise Unavailable(
+                f"the index store is damaged, it is read again at the next start: {error}"
+            ) from None
 
 
 class _Lane:
-    """One transactional producer, and what is known in its index partition."""
+    """One transactional producer, and the store of what is known in its index partition."""
 
-    __slots__ = ("_prefix", "_producer", "known")
+    __slots__ = ("_index_offset", "_prefix", "_producer", "store")
 
-    def __init__(self, producer: Producer, known: dict[bytes, bytes], prefix: str) -> None:
+    def __init__(self, producer: Producer, store: IndexStore, prefix: str) -> None:
         self._producer = producer
         self._prefix = prefix
-        self.known = known
+        self._index_offset = 0
+        self.store = store
 
     def transact(self, records: Sequence[Record]) -> bool:
-        """Return True when the transaction is committed, False when it was aborted; raise `Fenced`."""
+        """Return True when the transaction is committed, False when it was aborted.
+
+        Raises `Fenced` or `NeverTaken`. The last record must be of the index.
+        """
         try:
             self._producer.begin_transaction()
-            for record in records:
+            for record in records[:-1]:
                 self._produce(record)
+            self._produce(records[-1], on_delivery=self._delivered)
             self._commit()
         except KafkaException as error:
             fault = error.args[0]
             if isinstance(fault, KafkaError) and fault.fatal():
                 raise Fenced(str(fault)) from None
             self._abort()
+            if isinstance(fault, KafkaError) and fault.code() in _REFUSALS:
+                raise NeverTaken(str(fault), ()) from None
             return False
+        entries = [Entry(r.key, r.value, r.timestamp_ms) for r in records if r.topic == INDEX]
+        self.store.apply(entries, self._index_offset + 1)
         return True
 
-    def _produce(self, record: Record) -> None:
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self._index_offset = message.offset() or 0
+
+    def _produce(self, record: Record, **more: Any) -> None:
         while True:
             try:
                 self._producer.produce(
@@ -150,6 +313,7 @@ class _Lane:
                     partition=record.partition,
                     timestamp=record.timestamp_ms,
                     headers=list(record.headers),
+                    **more,
                 )
             except BufferError:
                 self._producer.poll(0.05)
@@ -172,49 +336,3 @@ class _Lane:
             self._producer.abort_transaction(COMMIT_S)
         except KafkaException as error:
             raise Fenced(f"the abort failed too: {error}") from None
-
-
-def committed_values(settings: Settings, topic: str, partition: int) -> Sequence[tuple[bytes, bytes | None]]:
-    """Return key and value of every committed record of a partition that was there at the call.
-
-    The deadline measures missing progress, not the whole time. Raises `Unavailable`.
-    """
-    consumer = Consumer(
-        client_config(
-            settings,
-            **ISOLATION,
-            **{
-                "group.id": f"{settings.worker_group}-index",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-                "fetch.message.max.bytes": largest_record_bytes(settings),
-                "error_cb": quiet,
-            },
-        )
-    )
-    found: list[tuple[bytes, bytes | None]] = []
-    try:
-        consumer.assign([TopicPartition(settings.kafka_topic_prefix + topic, partition, 0)])
-        last_progress = time.monotonic()
-        while True:
-            messages = consumer.consume(BATCH, POLL_S)
-            for message in messages:
-                if _is_end(message):
-                    return found
-                found.append((bytes(message.key() or b""), message.value()))
-            if messages:
-                last_progress = time.monotonic()
-            elif time.monotonic() - last_progress > TAKE_OVER_S:
-                raise Unavailable(f"{topic} {partition} gives nothing and has no end")
-    finally:
-        consumer.close()
-
-
-def _is_end(message: Message) -> bool:
-    error = message.error()
-    if error is None:
-        return False
-    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's public name of it
-        return True
-    raise Unavailable(f"can't read the index: {error}")

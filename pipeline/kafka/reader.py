@@ -13,8 +13,10 @@ from pipeline.contract.record import StoredRecord
 from pipeline.kafka.clients import (
     ISOLATION,
     REACH_DEADLINE_S,
-    client_config,
+    Heard,
+    described,
     largest_record_bytes,
+    made,
     quiet,
     unreachable,
 )
@@ -35,7 +37,9 @@ class KafkaReader:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._prefix = settings.kafka_topic_prefix
-        config = client_config(
+        self._heard = Heard()
+        self._consumer = made(
+            Consumer,
             settings,
             **ISOLATION,
             **{
@@ -48,19 +52,15 @@ class KafkaReader:
                 "error_cb": quiet,
             },
         )
-        self._consumer = Consumer(config)
         self._bounds: dict[tuple[str, int], tuple[int, int]] = {}
-        self._admin = AdminClient(client_config(settings, error_cb=quiet))
+        self._admin = made(AdminClient, settings, error_cb=self._heard)
         self._partitions: dict[str, int] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Go on to the present state, or raise `SettingError` when Kafka can't be reached."""
         self._bounds.clear()
-        try:
-            topics = self._consumer.list_topics(timeout=REACH_DEADLINE_S).topics
-        except KafkaException as error:
-            raise unreachable(self._settings, error) from None
+        topics = described(self._admin, self._settings, self._heard).topics
         self._partitions = {
             name.removeprefix(self._prefix): len(topic.partitions)
             for name, topic in topics.items()
@@ -128,7 +128,7 @@ class KafkaReader:
                 low, high = (
                     self._offsets(places, spec) for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
                 )
-            except KafkaException as error:
+            except (KafkaException, TimeoutError) as error:
                 if time.monotonic() > end:
                     raise unreachable(self._settings, error) from None
                 time.sleep(RETRY_S)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import ssl
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,16 +19,25 @@ from pipeline.settings import SettingError
 
 TIMEOUT_S: Final = 5.0
 CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
+UNAUTHORIZED: Final = 401
+FORBIDDEN: Final = 403
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
 COMPATIBILITY: Final = "FULL_TRANSITIVE"
 
 
 class HttpRegistry:
-    """Implements `SchemaIds` on a registry's Confluent API, with a cache file."""
+    """Implements `SchemaIds` on a registry's Confluent API, with a cache file.
 
-    def __init__(self, url: str, cache: Path) -> None:
-        self._url = url.rstrip("/")
+    `login` is a user name and a password; `ca_file` are the certificates that its own is checked with.
+    """
+
+    def __init__(
+        self, url: str, cache: Path, *, login: tuple[str, str] | None = None, ca_file: str = ""
+    ) -> None:
+        self._url = _checked(url).rstrip("/")
+        self._login = login
+        self._tls = _tls(ca_file)
         self._cache = cache
         self._ids: dict[str, int] = {}
         self._schemas: dict[int, str] = {}
@@ -43,7 +53,7 @@ class HttpRegistry:
                     f"PIPELINE_REGISTRY_URL: {subject} is not registered at {self._url} in this version: "
                     "run `pipeline topics apply`"
                 )
-            self._learn(int(self._json(answer)["id"]), schema)
+            self._learn(int(self._member(answer, "id")), schema)
         return self._ids[schema]
 
     def schema_of(self, schema_id: int) -> str:
@@ -52,7 +62,7 @@ class HttpRegistry:
             answer = self._ask("GET", f"/schemas/ids/{schema_id}", None)
             if answer.status_code == NOT_FOUND:
                 raise KeyError(schema_id)
-            self._learn(schema_id, str(self._json(answer)["schema"]))
+            self._learn(schema_id, str(self._member(answer, "schema")))
         return self._schemas[schema_id]
 
     def register(self, subject: str, schema: str) -> int:
@@ -64,8 +74,13 @@ class HttpRegistry:
                 f"PIPELINE_REGISTRY_URL: {subject} is not compatible with the version at {self._url}: "
                 "add fields with defaults only, or make a new topic with the suffix .v2"
             )
-        self._learn(int(self._json(answer)["id"]), schema)
+        self._learn(int(self._member(answer, "id")), schema)
         return self._ids[schema]
+
+    def is_registered(self, subject: str, schema: str) -> bool:
+        """Return whether the registry has this schema under this subject, whatever the cache says."""
+        answer = self._ask("POST", f"/subjects/{subject}", {"schema": schema, "schemaType": "AVRO"})
+        return answer.status_code != NOT_FOUND and bool(self._member(answer, "id"))
 
     def require_compatible(self, subject: str) -> None:
         """Make the registry refuse versions of this subject that old or new readers can't read."""
@@ -73,26 +88,49 @@ class HttpRegistry:
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:
-            return httpx.request(
+            answer = httpx.request(
                 method,
                 self._url + path,
                 json=body,
                 headers={"content-type": CONTENT_TYPE},
                 timeout=TIMEOUT_S,
                 trust_env=False,
+                auth=self._login,
+                verify=self._tls,
             )
         except httpx.HTTPError as error:
             raise Unavailable(
-                f"PIPELINE_REGISTRY_URL: can't reach the registry at {self._url}: {error}"
+                f"PIPELINE_REGISTRY_URL: can't reach the registry at {self._url}: {error or repr(error)}. "
+                "Is it running, and is the address right?"
             ) from None
+        if answer.status_code in (UNAUTHORIZED, FORBIDDEN):
+            raise SettingError(
+                f"PIPELINE_REGISTRY_USERNAME / PIPELINE_REGISTRY_PASSWORD: {self._url} refuses them "
+                f"with {answer.status_code}"
+            )
+        return answer
 
     def _json(self, answer: httpx.Response) -> dict[str, Any]:
         if not answer.is_success:
             raise Unavailable(
                 f"PIPELINE_REGISTRY_URL: {self._url} answered {answer.status_code}: {answer.text[:200]}"
             )
-        found: dict[str, Any] = answer.json()
+        try:
+            found = answer.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise SettingError(
+                f"PIPELINE_REGISTRY_URL: what {self._url} answers is no registry's: is the path of its "
+                "Confluent API right?"
+            )
         return found
+
+    def _member(self, answer: httpx.Response, name: str) -> Any:
+        found = self._json(answer)
+        if name not in found:
+            raise SettingError(f"PIPELINE_REGISTRY_URL: what {self._url} answers has no {name!r}")
+        return found[name]
 
     def _remember(self, number: int, schema: str) -> None:
         self._ids[schema] = number
@@ -109,6 +147,33 @@ class HttpRegistry:
             temporary = self._cache.with_suffix(".new")
             temporary.write_text(json.dumps(held, indent=1))
             temporary.replace(self._cache)
+
+
+def _checked(url: str) -> str:
+    """Return the address, or raise `SettingError` for one that is none, or that shows a password in logs."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise SettingError(f"PIPELINE_REGISTRY_URL: {url!r} is no address: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise SettingError(
+            f"PIPELINE_REGISTRY_URL: {url!r} does not begin with http:// or https:// and a host"
+        )
+    if parsed.userinfo:
+        raise SettingError(
+            "PIPELINE_REGISTRY_URL holds a user name: give it by PIPELINE_REGISTRY_USERNAME and "
+            "PIPELINE_REGISTRY_PASSWORD"
+        )
+    return url
+
+
+def _tls(ca_file: str) -> ssl.SSLContext | bool:
+    if not ca_file:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise SettingError(f"PIPELINE_REGISTRY_CA_FILE: can't use {ca_file}: {error}") from None
 
 
 def _read(cache: Path) -> dict[str, dict[str, str]]:

@@ -237,7 +237,8 @@ class Log:
 
         def work(connection: sqlite3.Connection) -> int:
             old = connection.execute(
-                "SELECT id, key FROM records "
+                # By its index: looking through a partition would keep uploads waiting for seconds.
+                "SELECT id, key FROM records INDEXED BY tombstones "
                 "WHERE id >= ? AND id <= ? AND value IS NULL AND timestamp_ms < ? LIMIT ?",
                 (base, base | OFFSET_MASK, before_ms, MAINTAIN_ROWS),
             ).fetchall()

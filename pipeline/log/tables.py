@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS partitions (
     next_offset INTEGER NOT NULL DEFAULT 0, UNIQUE (topic, partition));
 CREATE TABLE IF NOT EXISTS records (
     id INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB, timestamp_ms INTEGER NOT NULL, headers BLOB);
+CREATE INDEX IF NOT EXISTS tombstones ON records (timestamp_ms) WHERE value IS NULL;
 CREATE TABLE IF NOT EXISTS latest (
     partition_id INTEGER NOT NULL, key BLOB NOT NULL, offset INTEGER NOT NULL,
     PRIMARY KEY (partition_id, key)) WITHOUT ROWID;

@@ -9,14 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from pipeline.session.custom import (
+    SURELY_SHORT,
+    Custom,
+    analytics_custom,
+    cut_to_variable,
+    merged_without_case,
+    within_context_limit,
+)
 from pipeline.session.datastream import Datastream, VidRule
 from pipeline.session.fields import AD, CHAPTER, POD, SESSION, Field
 from pipeline.session.identity import ecid_of, pod_or_chapter_id
 from pipeline.session.model import Ad, Call, CallKind, Chapter, Details, Metrics, Scalar, Session, Viewing
 from pipeline.session.rounding import seconds
 
-CONTEXT_LIMIT_BYTES: Final = 32 * 1024
-"""Analytics takes at most 32 KB of context data on a call."""
+MISSING_CONTENT_TYPE: Final = "missing_content_type"
+"""What reports call an empty content type, which only Media Edge lets through (6.20)."""
 
 _ON_START: Final = frozenset({"isDownloaded"})
 _ON_CLOSE_ONLY: Final = frozenset({"appVersion", "libraryVersion", "hasResume"})
@@ -38,11 +46,27 @@ FORMS: Final[dict[CallKind, _Form]] = {
     CallKind.MEDIA_CLOSE: _Form(None, 51),
 }
 
-_REPEATED: Final = tuple(
-    row for row in SESSION if row.member not in _ON_START | _ON_CLOSE_ONLY and row.context
-)
-_CLOSE_ONLY: Final = tuple(row for row in SESSION if row.member in _ON_CLOSE_ONLY)
-_AD_POD: Final = tuple(row for row in POD if row.context)
+_LISTS: Final = frozenset({"genre"})
+"""Variables that hold a list, each item of which may be as long as another variable."""
+
+
+class _Variable(NamedTuple):
+    """A context variable and the member that it shows; `is_limited` to what a media variable holds."""
+
+    member: str
+    name: str
+    is_limited: bool
+
+
+def _variables(rows: Iterable[Field]) -> tuple[_Variable, ...]:
+    return tuple(_Variable(row.member, row.context, row.member not in _LISTS) for row in rows if row.context)
+
+
+_REPEATED: Final = _variables(row for row in SESSION if row.member not in _ON_START | _ON_CLOSE_ONLY)
+_CLOSE_ONLY: Final = _variables(row for row in SESSION if row.member in _ON_CLOSE_ONLY)
+_POD: Final = _variables(POD)
+_AD: Final = _variables(AD)
+_CHAPTER: Final = _variables(CHAPTER)
 
 
 class _Moment(NamedTuple):
@@ -62,27 +86,37 @@ def analytics_calls(
     """Return every call of the session in the documented order, `ts` on each (4.1, 4.3)."""
     audio = session.details.get("streamType") == "audio"
     query, flags = _query(session, session_id, datastream, audio=audio)
-    repeated = _metadata(session, session_id)
-    custom = _custom(session, datastream)
-    moments = [_start(viewing, {**custom, **repeated})]
+    repeated = _metadata(session, session_id, flags)
+
+    def custom(own: Custom | None = None) -> dict[str, str]:
+        narrower = analytics_custom(own, session, datastream, flags)
+        return merged_without_case(of_upload, of_session, narrower)
+
+    of_upload = analytics_custom(session.context_data, session, datastream, flags)
+    of_session = analytics_custom(session.events[0].custom_metadata, session, datastream, flags)
+    moments = [_start(viewing, {**custom(), **repeated})]
     content_id = session.content_id
     for number, ad in enumerate(viewing.ads):
-        own = {**custom, **_stripped(ad.custom_metadata, datastream), **repeated}
-        own.update(_ad_context(ad, content_id))
+        own = {**custom(ad.custom_metadata), **repeated, **_ad_context(ad, content_id, flags)}
         moments += _ad_moments(number, ad, own)
     for number, chapter in enumerate(viewing.chapters):
-        own = {**custom, **_stripped(chapter.custom_metadata, datastream), **repeated}
-        own.update(_chapter_context(chapter, content_id))
+        own = {**custom(chapter.custom_metadata), **repeated, **_chapter_context(chapter, content_id, flags)}
         rank = _rank(chapter.closed_by, 1)
         moments.append(
             _Moment(chapter.closed_sequence, rank, number, CallKind.CHAPTER_CLOSE, chapter.closed_at_ms, own)
         )
-    close = {**custom, **repeated, **_values(session.details, _CLOSE_ONLY), **_close_context(viewing.metrics)}
+    close = {
+        **custom(),
+        **repeated,
+        **_values(session.details, _CLOSE_ONLY, flags),
+        **_close_context(viewing.metrics),
+    }
     close["a.media.downloaded"] = "true"
     moments.sort()
     moments.append(_Moment(len(viewing.events), 9, -1, CallKind.MEDIA_CLOSE, viewing.ended_at_ms, close))
+    shown = tuple(sorted(flags))
     return tuple(
-        _call(sequence, moment, query, flags, audio=audio) for sequence, moment in enumerate(moments)
+        _call(sequence, moment, query, shown, audio=audio) for sequence, moment in enumerate(moments)
     )
 
 
@@ -90,7 +124,8 @@ def _call(
     sequence: int, moment: _Moment, query: Mapping[str, str], flags: tuple[str, ...], *, audio: bool
 ) -> Call:
     form = FORMS[moment.kind]
-    context, cut = _limited(moment.context)
+    context = within_context_limit(moment.context)
+    is_cut = len(context) < len(moment.context) and "context_truncated" not in flags
     return Call(
         call=moment.kind,
         sequence=sequence,
@@ -101,28 +136,29 @@ def _call(
         page_event=form.page_event,
         query=query,
         context=context,
-        flags=(*flags, "context_truncated") if cut else flags,
+        flags=(*flags, "context_truncated") if is_cut else flags,
         part=None if moment.number < 0 else moment.number,
     )
 
 
 def _query(
     session: Session, session_id: str, datastream: Datastream, *, audio: bool
-) -> tuple[dict[str, str], tuple[str, ...]]:
+) -> tuple[dict[str, str], set[str]]:
+    """Return the query parameters, and the flags that belong to them."""
     visitor, routing = session.visitor, session.routing
     query: dict[str, str] = {}
-    flags: list[str] = []
+    flags: set[str] = set()
     ecid, generated = ecid_of(session, session_id)
     if ecid:
         query["mid"] = ecid
     if generated:
-        flags.append("mid_generated")
+        flags.add("mid_generated")
     if visitor.aid:
         query["aid"] = visitor.aid
     is_only_id = not ecid and not visitor.aid
     if visitor.vid and (is_only_id or datastream.rules.vid_rule is VidRule.ALWAYS):
         query["vid"] = visitor.vid
-        flags.append("vid_with_ts")
+        flags.add("vid_with_ts")
     if routing.organisation:
         query["mcorgid"] = routing.organisation
     if visitor.location_hint is not None:
@@ -133,36 +169,21 @@ def _query(
             query[f"cid.{identity.namespace}.as"] = str(identity.auth_state)
     if audio:
         query["ms_a"] = "1"
-    if routing.opt_out_forwarding:
-        query["opt.dmp"] = "N"
-    if routing.opt_out_share:
-        query["opt.oos"] = "1"
-    return query, tuple(flags)
+    return query, flags
 
 
-def _metadata(session: Session, session_id: str) -> dict[str, str]:
-    """Return the session's standard metadata, which every call repeats (4.2)."""
-    context = _values(session.details, _REPEATED)
+def _metadata(session: Session, session_id: str, flags: set[str]) -> dict[str, str]:
+    """Return the session's standard metadata and opt-outs, which every call repeats (4.2)."""
+    context = _values(session.details, _REPEATED, flags)
     context["a.media.vsid"] = session_id
+    if not context.get("a.contentType"):
+        context["a.contentType"] = MISSING_CONTENT_TYPE
     if session.routing.opt_out_forwarding:
         context["cm.ssf"] = "1"
+        context["opt.dmp"] = "N"
+    if session.routing.opt_out_share:
+        context["opt.oos"] = "1"
     return context
-
-
-def _custom(session: Session, datastream: Datastream) -> dict[str, str]:
-    custom = dict(session.context_data or {})
-    custom.update(_stripped(session.events[0].custom_metadata, datastream))
-    return custom
-
-
-def _stripped(custom: Mapping[str, str] | None, datastream: Datastream) -> dict[str, str]:
-    """Return customMetadata with the tenant cut from its names: Analytics gets the path only."""
-    if not custom:
-        return {}
-    prefix = f"_{datastream.tenant}." if datastream.tenant else ""
-    if not prefix:
-        return dict(custom)
-    return {name.removeprefix(prefix): value for name, value in custom.items()}
 
 
 def _start(viewing: Viewing, context: dict[str, str]) -> _Moment:
@@ -190,15 +211,15 @@ def _rank(closed_by: str, rank: int) -> int:
     return rank + 3 if closed_by == "end" else rank
 
 
-def _ad_context(ad: Ad, content_id: str) -> dict[str, str]:
-    context = _values(ad.pod, _AD_POD)
-    context.update(_values(ad.details, AD))
+def _ad_context(ad: Ad, content_id: str, flags: set[str]) -> dict[str, str]:
+    context = _values(ad.pod, _POD, flags)
+    context.update(_values(ad.details, _AD, flags))
     context["a.media.ad.pod"] = pod_or_chapter_id(content_id, ad.pod.get("index", 0))
     return context
 
 
-def _chapter_context(chapter: Chapter, content_id: str) -> dict[str, str]:
-    context = _values(chapter.details, CHAPTER)
+def _chapter_context(chapter: Chapter, content_id: str, flags: set[str]) -> dict[str, str]:
+    context = _values(chapter.details, _CHAPTER, flags)
     context["a.media.chapter.name"] = pod_or_chapter_id(content_id, chapter.details["index"])
     context["a.media.chapter.view"] = "true"
     context["a.media.chapter.timePlayed"] = str(seconds(chapter.time_spent_ms))
@@ -220,7 +241,7 @@ def _close_context(m: Metrics) -> dict[str, str]:
         "a.media.secondsSinceLastCall": str(m.seconds_since_last_call),
     }
     if m.average_minute_audience is not None:
-        context["a.media.averageMinuteAudience"] = _text(round(m.average_minute_audience, 6))
+        context["a.media.averageMinuteAudience"] = f"{m.average_minute_audience:.6f}".rstrip("0").rstrip(".")
     if m.segment is not None:
         context["a.media.segment"] = m.segment
     context.update({f"a.media.progress{marker}": "true" for marker in m.progress_markers})
@@ -271,13 +292,20 @@ def _when_positive(m: Metrics) -> Iterable[tuple[str, int | None]]:
     )
 
 
-def _values(details: Details, table: tuple[Field, ...]) -> dict[str, str]:
-    """Return the context variables of these details; a false flag is left out."""
-    return {
-        row.context: _text(details[row.member])
-        for row in table
-        if row.member in details and row.context and details[row.member] is not False
-    }
+def _values(details: Details, table: tuple[_Variable, ...], flags: set[str]) -> dict[str, str]:
+    """Return the context variables of these details, each as far as it holds; a false flag is left out."""
+    found: dict[str, str] = {}
+    for member, name, is_limited in table:
+        value = details.get(member)
+        if value is None or value is False:
+            continue
+        text = value if type(value) is str else _text(value)
+        if is_limited and len(text) > SURELY_SHORT:
+            whole, text = text, cut_to_variable(text)
+            if len(text) < len(whole):
+                flags.add("context_truncated")
+        found[name] = text
+    return found
 
 
 def _text(value: Scalar) -> str:
@@ -288,18 +316,3 @@ def _text(value: Scalar) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
-
-
-def _limited(context: dict[str, str]) -> tuple[dict[str, str], bool]:
-    """Return the context within Analytics' limit, and whether anything was cut: custom values go last."""
-    sizes = sum(len(name) + len(value) for name, value in context.items())
-    if sizes * 4 <= CONTEXT_LIMIT_BYTES:  # no character takes more than four bytes
-        return context, False
-    kept: dict[str, str] = {}
-    room = CONTEXT_LIMIT_BYTES
-    for name in sorted(context, key=lambda name: not name.startswith("a.")):
-        size = len(name.encode("utf-8", "replace")) + len(context[name].encode("utf-8", "replace")) + 2
-        if size <= room:
-            kept[name] = context[name]
-            room -= size
-    return kept, len(kept) < len(context)

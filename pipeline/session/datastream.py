@@ -48,6 +48,8 @@ class Rules(NamedTuple):
     seek_slack_ms: int = 2_000
     gap_cap_ms: int | None = None
     """The most play time that one interval may count; `None` is no cap (6.34)."""
+    skip_rows: bool = False
+    """Whether a skipped ad or chapter gets a reporting row (`spec/media-edge.md` 6.18)."""
 
 
 class Datastream(NamedTuple):
@@ -62,6 +64,10 @@ class Datastream(NamedTuple):
     tenant: str = ""
     """The XDM tenant without its underscore: cut from custom metadata names for Analytics."""
     rules: Rules = Rules()
+    ignore_session_id: bool = False
+    """Whether a `sessionID` that an Edge event must not send is ignored (`spec/media-edge.md` 6.5)."""
+    new_session_handle: bool = False
+    """Whether the Edge answer names each session in a handle (`spec/media-edge.md` 6.19)."""
     disabled: bool = False
     """Switched off: its uploads are kept as dead letters."""
     api_key: str = ""

@@ -6,32 +6,42 @@ Computed on demand from the same walk that measures (`measure.Walk`), never on t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from pipeline.session.datastream import Rules
+from pipeline.session.machine import Playback
 from pipeline.session.measure import Spent, Walk
-from pipeline.session.model import Event, Kind, Metrics, Session, Viewing
-
-
-class Interval(NamedTuple):
-    """The time between two events and what it counted as."""
-
-    from_sequence: int
-    to_sequence: int
-    took_ms: int
-    spent: Spent
+from pipeline.session.metric_rules import PLAYING_TIMES, RULES, Facts, Interval, Rule
+from pipeline.session.model import Ad, Chapter, Event, Session, Viewing
+from pipeline.session.playerstates import state_name
+from pipeline.session.spans import PlayedSpans
 
 
 class Because(NamedTuple):
-    """One metric: its value, the rule, where the rule stands, and what made it."""
+    """One metric: its value, its rule by name and in words, where the rule stands, and what made it."""
 
     metric: str
     value: object
+    name: str
     rule: str
     source: str
+    detail: str = ""
+    """The sum, the quotient or the comparison that gave the value."""
     intervals: tuple[Interval, ...] = ()
     events: tuple[int, ...] = ()
     """Sequences of the events that made it."""
+
+
+class Part(NamedTuple):
+    """One ad or chapter: the events that opened and closed it, and the intervals of its time."""
+
+    name: str
+    from_sequence: int
+    to_sequence: int
+    time_spent_ms: int
+    is_completed: bool
+    closed_by: str
+    intervals: tuple[Interval, ...]
 
 
 class Bar(NamedTuple):
@@ -54,141 +64,81 @@ class Explanation(NamedTuple):
 
     intervals: tuple[Interval, ...]
     metrics: tuple[Because, ...]
+    ads: tuple[Part, ...]
+    chapters: tuple[Part, ...]
     lanes: tuple[Lane, ...]
-
-
-_SPEC: Final = "spec/media-collection.md"
-
-
-class _Rule(NamedTuple):
-    metric: str
-    rule: str
-    source: str
-    spent: tuple[Spent, ...] = ()
-    kinds: tuple[Kind, ...] = ()
-
-
-RULES: Final[tuple[_Rule, ...]] = (
-    _Rule(
-        "content_time_spent_ms",
-        "time in PLAY with no ad open, not stalled, before sessionComplete",
-        f"{_SPEC} 3, content ms",
-        (Spent.CONTENT,),
-    ),
-    _Rule("ad_time_spent_ms", "time in PLAY with an ad open", f"{_SPEC} 3, ad ms", (Spent.AD,)),
-    _Rule(
-        "media_time_spent_ms",
-        "content time and ad time",
-        f"{_SPEC} 3, total ms",
-        (Spent.CONTENT, Spent.AD),
-    ),
-    _Rule(
-        "unique_time_played_ms",
-        "union of the playhead spans of content intervals that are no seek",
-        f"{_SPEC} 3, uniqueTimePlayed",
-        (Spent.CONTENT,),
-    ),
-    _Rule(
-        "average_minute_audience", "content time spent in seconds / length", f"{_SPEC} 3", (Spent.CONTENT,)
-    ),
-    _Rule("estimated_streams", "floor(media time spent / 1800) + 1", f"{_SPEC} 3", (Spent.CONTENT, Spent.AD)),
-    _Rule(
-        "progress_markers",
-        "markers that a played span contains",
-        f"{_SPEC} 3 and 6.12, progress",
-        (Spent.CONTENT,),
-    ),
-    _Rule("segment", "lowest and highest playhead of content intervals", f"{_SPEC} 6.13", (Spent.CONTENT,)),
-    _Rule("pause_time_ms", "time in PAUSE, in content or ad", f"{_SPEC} 3", (Spent.PAUSE,)),
-    _Rule("pause_count", "pauseStart that entered PAUSE", f"{_SPEC} 2.4", kinds=(Kind.PAUSE_START,)),
-    _Rule("buffer_time_ms", "time in BUFFER", f"{_SPEC} 3", (Spent.BUFFER,)),
-    _Rule("buffer_count", "bufferStart that entered BUFFER", f"{_SPEC} 2.4", kinds=(Kind.BUFFER_START,)),
-    _Rule(
-        "stall_time_ms",
-        "runs of three or more play or ping that stand still",
-        f"{_SPEC} 3, stall",
-        (Spent.STALL,),
-    ),
-    _Rule("ad_count", "adStart inside a break", f"{_SPEC} 2.4", kinds=(Kind.AD_START,)),
-    _Rule("chapter_count", "chapterStart", f"{_SPEC} 3", kinds=(Kind.CHAPTER_START,)),
-    _Rule("is_completed", "the client sent sessionComplete", f"{_SPEC} 2.3", kinds=(Kind.SESSION_COMPLETE,)),
-    _Rule("is_played", "a play or ping after which content plays", f"{_SPEC} 3, isPlayed"),
-    _Rule("error_count", "error events", "spec/metrics.csv", kinds=(Kind.ERROR,)),
-    _Rule("bitrate_change_count", "bitrateChange events", "spec/metrics.csv", kinds=(Kind.BITRATE_CHANGE,)),
-    _Rule(
-        "bitrate_average_kbps",
-        "last reported bitrate, weighted by PLAY time",
-        f"{_SPEC} 3, bitrateAverage",
-        (Spent.CONTENT, Spent.AD, Spent.STALL),
-    ),
-    _Rule("dropped_frames", "last reported value", f"{_SPEC} 3"),
-    _Rule("frames_per_second", "last reported value", f"{_SPEC} 3"),
-    _Rule("time_to_start_ms", "last value up to the first content play", f"{_SPEC} 3"),
-)
-"""Which intervals and events make each metric; the docs list is drawn from it."""
-
-_QOE_MEMBER: Final = {
-    "dropped_frames": "dropped_frames",
-    "frames_per_second": "frames_per_second",
-    "time_to_start_ms": "time_to_start_ms",
-    "bitrate_average_kbps": "bitrate",
-}
 
 
 def explain(session: Session, rules: Rules) -> Explanation:
     """Return why each metric of this session is what it is; one more walk over its events."""
     walk = Walk(session, rules)
-    played: list[int] = []
+    entered: dict[Playback, tuple[int, ...]] = {Playback.PAUSE: (), Playback.BUFFER: ()}
+    content_started_by = None
     for sequence, event in enumerate(walk.events):
         if sequence:
             walk.interval(event)
+        before = walk.playback
         walk.event(sequence, event)
-        if event.kind in (Kind.PLAY, Kind.PING) and walk.is_content():
-            played.append(sequence)
+        if walk.playback is not before and walk.playback in entered:
+            entered[walk.playback] += (sequence,)
+        if content_started_by is None and walk.has_content_start():
+            content_started_by = sequence
     viewing = walk.viewing(session, rules)
-    intervals = tuple(
-        Interval(sequence, sequence + 1, _took(walk.events, sequence), spent)
-        for sequence, spent in enumerate(walk.spent)
+    intervals = tuple(_interval(walk, sequence, rules) for sequence in range(len(walk.spent)))
+    facts = Facts(session, rules, viewing, walk, intervals, entered, content_started_by)
+    return Explanation(
+        intervals,
+        tuple(_because(rule, facts) for rule in RULES),
+        tuple(_part(ad, str(ad.details["name"]), Spent.AD, intervals) for ad in viewing.ads),
+        tuple(_part(c, _chapter_name(c), Spent.CONTENT, intervals) for c in viewing.chapters),
+        _lanes(intervals, viewing, walk.events),
     )
-    started_ads = {ad.started_sequence for ad in viewing.ads}
-    metrics = tuple(
-        _because(rule, viewing.metrics, intervals, walk.events, played, started_ads) for rule in RULES
+
+
+def _interval(walk: Walk, sequence: int, rules: Rules) -> Interval:
+    spent = walk.spent[sequence]
+    events = walk.events
+    took_ms = max(0, events[sequence + 1].occurred_at_ms - events[sequence].occurred_at_ms)
+    counted_ms = 0 if spent is Spent.IDLE else took_ms
+    if rules.gap_cap_ms is not None and spent in PLAYING_TIMES:
+        counted_ms = min(took_ms, rules.gap_cap_ms)
+    is_seek = spent is Spent.CONTENT and PlayedSpans(rules).is_seek(
+        events[sequence].playhead_s, events[sequence + 1].playhead_s, took_ms
     )
-    return Explanation(intervals, metrics, _lanes(intervals, viewing, walk.events))
+    return Interval(sequence, sequence + 1, took_ms, counted_ms, spent, is_seek)
 
 
-def _took(events: tuple[Event, ...], sequence: int) -> int:
-    return max(0, events[sequence + 1].occurred_at_ms - events[sequence].occurred_at_ms)
-
-
-def _because(
-    rule: _Rule,
-    metrics: Metrics,
-    intervals: tuple[Interval, ...],
-    events: tuple[Event, ...],
-    played: list[int],
-    started_ads: set[int],
-) -> Because:
-    made = [sequence for sequence, event in enumerate(events) if event.kind in rule.kinds]
-    if rule.metric == "ad_count":
-        made = [sequence for sequence in made if sequence in started_ads]
-    elif rule.metric == "is_played":
-        made = played[:1]
-    elif rule.metric in _QOE_MEMBER:
-        member = _QOE_MEMBER[rule.metric]
-        made = [
-            sequence
-            for sequence, event in enumerate(events)
-            if event.qoe is not None and getattr(event.qoe, member) is not None
-        ]
+def _because(rule: Rule, facts: Facts) -> Because:
+    value = getattr(facts.viewing.metrics, rule.metric)
+    if rule.metric == "states":
+        value = tuple(state._asdict() for state in value)
     return Because(
         metric=rule.metric,
-        value=getattr(metrics, rule.metric),
+        value=value,
+        name=rule.name,
         rule=rule.rule,
         source=rule.source,
-        intervals=tuple(i for i in intervals if i.spent in rule.spent and i.took_ms),
-        events=tuple(made),
+        detail=rule.detail(facts) if rule.detail else "",
+        intervals=tuple(i for i in facts.intervals if i.spent in rule.spent and i.took_ms),
+        events=tuple(rule.events(facts)) if rule.events else (),
     )
+
+
+def _part(part: Ad | Chapter, name: str, spent: Spent, intervals: tuple[Interval, ...]) -> Part:
+    within = intervals[part.started_sequence : part.closed_sequence]
+    return Part(
+        name=name,
+        from_sequence=part.started_sequence,
+        to_sequence=part.closed_sequence,
+        time_spent_ms=part.time_spent_ms,
+        is_completed=part.is_completed,
+        closed_by=part.closed_by,
+        intervals=tuple(i for i in within if i.spent is spent and i.took_ms),
+    )
+
+
+def _chapter_name(chapter: Chapter) -> str:
+    return str(chapter.details.get("friendlyName") or chapter.details["index"])
 
 
 def _lanes(intervals: tuple[Interval, ...], viewing: Viewing, events: tuple[Event, ...]) -> tuple[Lane, ...]:
@@ -198,16 +148,10 @@ def _lanes(intervals: tuple[Interval, ...], viewing: Viewing, events: tuple[Even
         Bar(times[i.from_sequence], times[i.to_sequence], i.spent.value) for i in intervals if i.took_ms
     )
     ads = tuple(
-        Bar(ad.started_at_ms - start, ad.closed_at_ms - start, str(ad.details.get("name", "ad")))
-        for ad in viewing.ads
+        Bar(ad.started_at_ms - start, ad.closed_at_ms - start, str(ad.details["name"])) for ad in viewing.ads
     )
     chapters = tuple(
-        Bar(
-            chapter.started_at_ms - start,
-            chapter.closed_at_ms - start,
-            str(chapter.details.get("friendlyName") or chapter.details["index"]),
-        )
-        for chapter in viewing.chapters
+        Bar(c.started_at_ms - start, c.closed_at_ms - start, _chapter_name(c)) for c in viewing.chapters
     )
     lanes = [Lane("playback", playback)]
     lanes += [Lane(name, bars) for name, bars in (("ads", ads), ("chapters", chapters)) if bars]
@@ -228,10 +172,12 @@ def _state_lanes(events: tuple[Event, ...], times: list[int]) -> tuple[Lane, ...
     bars: dict[str, list[Bar]] = {}
     opened: dict[str, int] = {}
     for sequence, event in enumerate(events):
-        for name in event.states_ended:
+        for sent in event.states_ended:
+            name = state_name(sent)
             if name in opened:
                 bars[name].append(Bar(opened.pop(name), times[sequence], name))
-        for name in event.states_started:
+        for sent in event.states_started:
+            name = state_name(sent)
             bars.setdefault(name, [])
             opened.setdefault(name, times[sequence])
     for name, at in opened.items():

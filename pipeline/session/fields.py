@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 class Type(StrEnum):
     """The JSON type of a value: Media Collection allows fractions where XDM has integers."""
 
+    __hash__ = str.__hash__
+
     STRING = "string"
     NUMBER = "number"
     INTEGER = "integer"
@@ -24,7 +26,8 @@ class Field(NamedTuple):
     """One row: `member` is the key in an event's details, and the XDM name where XDM has one."""
 
     member: str
-    param: str
+    param: str | None
+    """The Media Collection param; `None` where only Media Edge has the value."""
     type: Type
     context: str | None
     """The Analytics context variable; `None` where there is none."""
@@ -73,6 +76,7 @@ SESSION: Final[tuple[Field, ...]] = (
     _text("author", "media.author", "a.media.author"),
     _text("station", "media.station", "a.media.station"),
     _text("publisher", "media.publisher", "a.media.publisher"),
+    Field("cdn", None, Type.STRING, None),
 )
 
 POD: Final[tuple[Field, ...]] = (

@@ -14,6 +14,7 @@ from pipeline.session.datastream import Datastream
 from pipeline.session.model import Session
 
 ECID_DIGITS: Final = 38
+_CANONICAL: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def session_id(session: Session, datastream: Datastream) -> str:
@@ -26,8 +27,7 @@ def session_id(session: Session, datastream: Datastream) -> str:
         session.content_id,
         skeleton,
     ]
-    canonical = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def visitor_key(session: Session, datastream: Datastream, session_id: str) -> str:
@@ -62,7 +62,7 @@ def ecid_of(session: Session, session_id: str) -> tuple[str | None, bool]:
 def pod_or_chapter_id(content_id: str, index: object) -> str:
     """Return md5(content id)_index, the id of an ad break or chapter (`spec/media-collection.md` 6.33)."""
     digest = hashlib.md5(content_id.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
-    return f"{digest}_{index}"
+    return f"{digest}_{_number(index) if isinstance(index, float) else index}"
 
 
 def _line(*parts: str) -> bytes:

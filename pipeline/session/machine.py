@@ -16,6 +16,8 @@ from pipeline.session.model import Kind
 class Playback(StrEnum):
     """What the main player does; an interval between two events is judged by it."""
 
+    __hash__ = str.__hash__
+
     INIT = "init"
     PLAY = "play"
     PAUSE = "pause"
@@ -25,6 +27,8 @@ class Playback(StrEnum):
 class AdState(StrEnum):
     """Whether an ad break and an ad in it are open."""
 
+    __hash__ = str.__hash__
+
     CONTENT = "content"
     BREAK = "break"
     AD = "ad"
@@ -32,6 +36,8 @@ class AdState(StrEnum):
 
 class ChapterState(StrEnum):
     """Whether a chapter is open."""
+
+    __hash__ = str.__hash__
 
     NONE = "none"
     CHAPTER = "chapter"

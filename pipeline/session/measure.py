@@ -43,8 +43,6 @@ LONG_SESSION_MS: Final = 24 * 3_600_000
 STREAM_S: Final = 1_800
 STALL_EVENTS: Final = 3
 
-_COUNTED: Final = frozenset({Kind.STATES_UPDATE, Kind.ERROR, Kind.BITRATE_CHANGE, Kind.SESSION_COMPLETE})
-
 
 class Spent(StrEnum):
     """What an interval counted as; `idle` is everything that is not counted anywhere."""
@@ -55,6 +53,26 @@ class Spent(StrEnum):
     BUFFER = "buffer"
     STALL = "stall"
     IDLE = "idle"
+
+
+# Members of the enums that every interval or event is compared with: reading one from its class costs
+# ten times as much as a global, which is half of the walk.
+_PLAY: Final = Playback.PLAY
+_PAUSE: Final = Playback.PAUSE
+_BUFFER: Final = Playback.BUFFER
+_NO_BREAK: Final = AdState.CONTENT
+_BREAK: Final = AdState.BREAK
+_AD: Final = AdState.AD
+_CHAPTER: Final = ChapterState.CHAPTER
+_PLAY_EVENT: Final = Kind.PLAY
+_PING_EVENT: Final = Kind.PING
+_SESSION_END: Final = Kind.SESSION_END
+_CONTENT_TIME: Final = Spent.CONTENT
+_AD_TIME: Final = Spent.AD
+_PAUSE_TIME: Final = Spent.PAUSE
+_BUFFER_TIME: Final = Spent.BUFFER
+_STALL_TIME: Final = Spent.STALL
+_IDLE_TIME: Final = Spent.IDLE
 
 
 def measure(session: Session, rules: Rules) -> Viewing:
@@ -70,7 +88,7 @@ def measure(session: Session, rules: Rules) -> Viewing:
 def accepted_events(session: Session) -> tuple[Event, ...]:
     """Return the events up to and with the first sessionEnd; what follows is dropped (6.5)."""
     for sequence, event in enumerate(session.events):
-        if event.kind is Kind.SESSION_END:
+        if event.kind is _SESSION_END:
             return session.events[: sequence + 1]
     return session.events
 
@@ -85,6 +103,7 @@ class Walk:
         "_ad_state",
         "_ads",
         "_ads_ms",
+        "_break_is_content",
         "_buffer_ms",
         "_buffers",
         "_chapter",
@@ -95,25 +114,28 @@ class Walk:
         "_clock_ms",
         "_completed",
         "_content_ms",
+        "_counts_stalls",
         "_flags",
+        "_gap_cap_ms",
         "_idle_ms",
         "_last",
+        "_latest_ms",
         "_length_s",
         "_pause_ms",
         "_pauses",
-        "_playback",
         "_played",
         "_pod",
         "_quality",
-        "_rules",
         "_run",
+        "_run_bounds",
         "_run_ms",
         "_run_took_ms",
-        "_spans",
         "_stall_ms",
         "_stalls",
         "_states",
         "events",
+        "playback",
+        "spans",
         "spent",
         "times_ms",
     )
@@ -125,13 +147,16 @@ class Walk:
         self._flags = set(session.flags)
         if len(self.events) < len(session.events):
             self._flags.add("events_after_sessionEnd_dropped")
-        self._rules = rules
+        self._counts_stalls = rules.stall
+        self._gap_cap_ms = rules.gap_cap_ms
+        self._break_is_content = rules.ad_break_gap is AdBreakGap.CONTENT
         self._length_s = float(session.details["length"])
         if self._length_s <= 0:
             self._flags.add("length_not_positive")
         self._last = self.events[0]
+        self._latest_ms = self._last.occurred_at_ms
         self._clock_ms = 0
-        self._playback = Playback.INIT
+        self.playback = Playback.INIT
         self._ad_state = AdState.CONTENT
         self._chapter_state = ChapterState.NONE
         self._completed = False
@@ -139,9 +164,11 @@ class Walk:
         self._content_ms = self._pause_ms = self._buffer_ms = self._stall_ms = self._ads_ms = 0
         self._pauses = self._buffers = self._stalls = 0
         self._idle_ms = 0
+        self.spans = PlayedSpans(rules)
         self._run = 0
         self._run_ms = 0
         self._run_took_ms = 0
+        self._run_bounds = self.spans.lowest, self.spans.highest
         self._pod: Details = NO_DETAILS
         self._ad_event: Event | None = None
         self._ad = 0
@@ -151,7 +178,6 @@ class Walk:
         self._chapter = 0
         self._chapter_ms = 0
         self._chapters: list[Chapter] = []
-        self._spans = PlayedSpans(rules)
         self._quality = Quality()
         self._states = PlayerStates()
 
@@ -165,44 +191,49 @@ class Walk:
         elif took_ms > LONG_GAP_MS:
             self._flags.add("gap_over_10min")
         self._clock_ms += took_ms
-        stalled = self._rules.stall and self._extends_stall(last, event, took_ms)
-        playback = self._playback
-        if playback is Playback.PLAY:
-            cap_ms = self._rules.gap_cap_ms
-            counted_ms = took_ms if cap_ms is None or took_ms < cap_ms else cap_ms
-            self.spent.append(self._play(last, event, took_ms, counted_ms, stalled=stalled))
-        elif playback is Playback.PAUSE:
+        stalled = False
+        if event.playhead_s == last.playhead_s and self._counts_stalls:
+            stalled = self._extends_stall(last, event, took_ms)
+        else:
+            self._run = 0
+        playback = self.playback
+        if playback is _PLAY:
+            self.spent.append(self._play(last, event, took_ms, stalled=stalled))
+        elif playback is _PAUSE:
             self._pause_ms += took_ms
             self._idle(took_ms)
-            self.spent.append(Spent.PAUSE)
-        elif playback is Playback.BUFFER:
+            self.spent.append(_PAUSE_TIME)
+        elif playback is _BUFFER:
             self._buffer_ms += took_ms
             self._idle(took_ms)
-            self.spent.append(Spent.BUFFER)
+            self.spent.append(_BUFFER_TIME)
         else:
-            self.spent.append(Spent.IDLE)
+            self.spent.append(_IDLE_TIME)
 
     def event(self, sequence: int, event: Event) -> None:
         """Take one event: move the three machines, and count what it reports."""
         kind = event.kind
-        times = self.times_ms
-        times.append(max(event.occurred_at_ms, times[-1]) if times else event.occurred_at_ms)
+        at_ms = event.occurred_at_ms
+        if at_ms > self._latest_ms:
+            self._latest_ms = at_ms
+        self.times_ms.append(self._latest_ms)
         if event.playhead_s > self._length_s > 0:
             self._flags.add("playhead_beyond_length")
-        if self._completed and kind is not Kind.SESSION_END:
+        if self._completed and kind is not _SESSION_END:
             self._flags.add("events_after_sessionComplete")
         if event.qoe is not None:
             self._quality.report(event.qoe, has_played=self._played)
-        after = PLAYBACK[self._playback][kind]
-        if after is not self._playback:
+        after = PLAYBACK[self.playback][kind]
+        if after is not self.playback:
             self._enter(after)
-        if kind in AD_KINDS:
+        if kind is _PING_EVENT or kind is _PLAY_EVENT:
+            if not self._played and self.is_content():
+                self._played = True
+        elif kind in AD_KINDS:
             self._step_ad(sequence, event)
         elif kind in CHAPTER_KINDS:
             self._step_chapter(sequence, event)
-        elif (kind is Kind.PLAY or kind is Kind.PING) and self.is_content():
-            self._played = True
-        elif kind in _COUNTED:
+        else:
             self._count(kind, event)
         self._last = event
 
@@ -221,7 +252,7 @@ class Walk:
             times_ms = (*times_ms, ended_at_ms)
         if ended_at_ms - times_ms[0] > LONG_SESSION_MS:
             self._flags.add("over_24h")
-        if self._spans.sought:
+        if self.spans.sought:
             self._flags.add("seek_detected")
         return Viewing(
             events=events,
@@ -242,52 +273,58 @@ class Walk:
             self._quality.error(event.details)
         elif kind is Kind.BITRATE_CHANGE:
             self._quality.bitrate_changes += 1
-        else:
+        elif kind is Kind.SESSION_COMPLETE:
             self._completed = True
 
     def _enter(self, playback: Playback) -> None:
-        self._playback = playback
+        self.playback = playback
         self._idle_ms = 0
-        if playback is Playback.PAUSE:
+        if playback is _PAUSE:
             self._pauses += 1
-        elif playback is Playback.BUFFER:
+        elif playback is _BUFFER:
             self._buffers += 1
 
     def is_content(self) -> bool:
         """Whether main content plays now: PLAY, no ad open, not completed."""
-        return self._playback is Playback.PLAY and self._ad_state is not AdState.AD and not self._completed
+        return self.playback is _PLAY and self._ad_state is not _AD and not self._completed
 
-    def _play(self, last: Event, event: Event, took_ms: int, counted_ms: int, *, stalled: bool) -> Spent:
-        if self._ad_state is AdState.AD:
+    def has_content_start(self) -> bool:
+        """Whether content has played."""
+        return self._played
+
+    def _play(self, last: Event, event: Event, took_ms: int, *, stalled: bool) -> Spent:
+        cap_ms = self._gap_cap_ms
+        counted_ms = took_ms if cap_ms is None or took_ms < cap_ms else cap_ms
+        if self._ad_state is _AD:
             self._quality.play(counted_ms)
             self._ad_ms += counted_ms
-            return Spent.AD
+            return _AD_TIME
         if self._completed:
-            return Spent.IDLE
+            return _IDLE_TIME
         self._quality.play(counted_ms)
-        if self._ad_state is AdState.BREAK and self._rules.ad_break_gap is AdBreakGap.NONE:
-            return Spent.IDLE
+        if self._ad_state is _BREAK and not self._break_is_content:
+            return _IDLE_TIME
         if stalled:
             self._stall_ms += took_ms
-            return Spent.STALL
+            return _STALL_TIME
         self._content_ms += counted_ms
-        if self._chapter_state is ChapterState.CHAPTER:
+        if self._chapter_state is _CHAPTER:
             self._chapter_ms += counted_ms
         if self._run:
             self._run_ms = counted_ms
-        self._spans.add(last.playhead_s, event.playhead_s, took_ms)
-        return Spent.CONTENT
+            self._run_bounds = self.spans.lowest, self.spans.highest
+        self.spans.add(last.playhead_s, event.playhead_s, took_ms)
+        return _CONTENT_TIME
 
     def _extends_stall(self, last: Event, event: Event, took_ms: int) -> bool:
-        """Return whether the interval up to this event is stalled: a run that stands still."""
+        """Return whether the interval up to this event, which stands still, makes a run of it."""
         kind = event.kind
         if (
             took_ms > 0
-            and (kind is Kind.PING or kind is Kind.PLAY)
-            and (last.kind is Kind.PING or last.kind is Kind.PLAY)
-            and event.playhead_s == last.playhead_s
-            and self._playback is Playback.PLAY
-            and self._ad_state is AdState.CONTENT
+            and (kind is _PING_EVENT or kind is _PLAY_EVENT)
+            and (last.kind is _PING_EVENT or last.kind is _PLAY_EVENT)
+            and self.playback is _PLAY
+            and self._ad_state is _NO_BREAK
             and not self._completed
         ):
             self._run = self._run + 1 if self._run else 2
@@ -303,10 +340,11 @@ class Walk:
         """Turn the first interval of a run, counted as content, into stall."""
         self._stalls += 1
         self._content_ms -= self._run_ms
-        if self._chapter_state is ChapterState.CHAPTER:
+        if self._chapter_state is _CHAPTER:
             self._chapter_ms -= self._run_ms
         self._stall_ms += self._run_took_ms
-        self.spent[-1] = Spent.STALL
+        self.spans.lowest, self.spans.highest = self._run_bounds
+        self.spent[-1] = _STALL_TIME
 
     def _idle(self, took_ms: int) -> None:
         self._idle_ms += took_ms
@@ -323,17 +361,20 @@ class Walk:
             self._pod = event.details
         if step.opens:
             self._ad_event, self._ad, self._ad_ms = event, sequence, 0
-            self._playback = Playback.PLAY
+            self.playback = _PLAY
             self._idle_ms = 0
         self._ad_state = step.to
 
     def _close_ad(self, sequence: int, closed_by: str) -> None:
         started = self._ad_event
         assert started is not None  # noqa: S101 - the table closes only what it has opened
+        pod = self._pod
+        if "podFriendlyName" in started.details and "friendlyName" not in pod:
+            pod = {**pod, "friendlyName": started.details["podFriendlyName"]}
         self._ads.append(
             Ad(
                 details=started.details,
-                pod=self._pod,
+                pod=pod,
                 custom_metadata=started.custom_metadata,
                 started_sequence=self._ad,
                 closed_sequence=sequence,
@@ -386,13 +427,13 @@ class Walk:
         return Metrics(
             content_time_spent_ms=self._content_ms,
             media_time_spent_ms=total_ms,
-            unique_time_played_ms=self._spans.unique_ms(),
+            unique_time_played_ms=self.spans.unique_ms(),
             average_minute_audience=(
                 seconds(self._content_ms) / self._length_s if self._length_s > 0 else None
             ),
             estimated_streams=seconds(total_ms) // STREAM_S + 1,
-            progress_markers=(self._spans.markers(self._length_s, rules.marker_rule) if self._played else ()),
-            segment=self._spans.segment(rules.segment_step_min) if self._played else None,
+            progress_markers=(self.spans.markers(self._length_s, rules.marker_rule) if self._played else ()),
+            segment=self.spans.segment(rules.segment_step_min) if self._played else None,
             is_played=self._played,
             is_completed=self._completed,
             has_resume=details.get("hasResume") is True,

@@ -31,6 +31,8 @@ class Kind(StrEnum):
     Media Collection's `stateStart` and `stateEnd` become `statesUpdate` with one name.
     """
 
+    __hash__ = str.__hash__  # Enum's own is Python code, and the tables of the hot path are keyed by it
+
     SESSION_START = "sessionStart"
     PLAY = "play"
     PING = "ping"
@@ -82,7 +84,9 @@ class Event(NamedTuple):
     utc_offset_min: int | None = None
     """The UTC offset that an Edge event was sent with, in minutes; `None` on Media Collection."""
     unknown: Mapping[str, object] | None = None
-    """Members and params that neither API documents, as sent (DESIGN.md 6.1)."""
+    """Members and params that neither API documents, by their place in the event (DESIGN.md 6.1).
+
+    With the first event also those of the upload around it."""
 
 
 class Identity(NamedTuple):
@@ -269,6 +273,8 @@ class Viewing(NamedTuple):
 class CallKind(StrEnum):
     """The five derived analytics calls (`spec/media-collection.md` 4.1)."""
 
+    __hash__ = str.__hash__
+
     MEDIA_START = "mediaStart"
     AD_START = "adStart"
     AD_CLOSE = "adClose"
@@ -288,7 +294,7 @@ class Call(NamedTuple):
     page_event: int | None
     """The data feed's number of the call, where one is documented."""
     query: Mapping[str, str]
-    """Query parameters beside `ts`, `pe` and `pev3`: mid, aid, vid, mcorgid, aamlh, cid.*, ms_a, opt.*"""
+    """Query parameters beside `ts`, `pe` and `pev3`: mid, aid, vid, mcorgid, aamlh, cid.*, ms_a."""
     context: Mapping[str, str]
     flags: tuple[str, ...] = ()
     part: int | None = None
@@ -302,6 +308,8 @@ class Row(NamedTuple):
     sequence: int
     timestamp_ms: int
     media_reporting: Mapping[str, object]
+    tenant_fields: Mapping[str, str] = {}
+    """Custom metadata of the tenant by dotted path, which XDM has at the root of the row."""
 
 
 class TimeLedger(NamedTuple):

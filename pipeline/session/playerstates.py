@@ -14,6 +14,11 @@ STANDARD: Final = {
 NAMES_LIMIT: Final = 10
 
 
+def state_name(sent: str) -> str:
+    """Return the name that a state goes by, whatever the case of a standard one."""
+    return STANDARD.get(sent.lower(), sent)
+
+
 class PlayerStates:
     """The open states and totals; time is the wall clock of the session, whatever playback does."""
 
@@ -54,7 +59,7 @@ class PlayerStates:
         )
 
     def _known(self, sent: str) -> str | None:
-        name = STANDARD.get(sent.lower(), sent)
+        name = state_name(sent)
         if name in self._counts:
             return name
         if len(self._counts) >= NAMES_LIMIT:

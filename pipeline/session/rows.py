@@ -1,4 +1,4 @@
-"""The derived XDM reporting rows (`spec/media-edge.md` 3): five kinds, with the XDM names.
+"""The derived XDM reporting rows (`spec/media-edge.md` 3): five kinds, two more by a switch.
 
 False flags are left out; `isCompleted` is always written on sessionComplete; numbers that XDM has as
 integers are rounded half up.
@@ -6,12 +6,14 @@ integers are rounded half up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from pipeline.session.custom import tenant_fields
+from pipeline.session.datastream import Datastream
 from pipeline.session.fields import AD, CHAPTER, POD, SESSION, Field, Type
 from pipeline.session.identity import pod_or_chapter_id
-from pipeline.session.model import Ad, Chapter, Details, Metrics, Row, Scalar, Session, Viewing
+from pipeline.session.model import Ad, Chapter, Details, Form, Metrics, Row, Session, Viewing
 from pipeline.session.rounding import half_up, seconds
 
 SESSION_START: Final = "media.sessionStart"
@@ -19,11 +21,24 @@ AD_START: Final = "media.adStart"
 AD_COMPLETE: Final = "media.adComplete"
 CHAPTER_COMPLETE: Final = "media.chapterComplete"
 SESSION_COMPLETE: Final = "media.sessionComplete"
+AD_SKIP: Final = "media.adSkip"
+CHAPTER_SKIP: Final = "media.chapterSkip"
 
-_XDM_SESSION: Final = tuple(
+_Member = tuple[str, bool]
+"""An XDM member, and whether it is a number."""
+
+
+def _members(rows: Iterable[Field]) -> tuple[_Member, ...]:
+    return tuple((row.member, row.type in (Type.NUMBER, Type.INTEGER)) for row in rows)
+
+
+_SESSION: Final = _members(
     row for row in SESSION if row.in_xdm and row.member not in {"hasResume", "isDownloaded"}
 )
-_POD_ON_ROW: Final = tuple(row for row in POD if row.member != "index")
+_POD: Final = _members(row for row in POD if row.member != "index")
+_AD: Final = _members(AD)
+_CHAPTER: Final = _members(CHAPTER)
+_NO_FIELDS: Final[Mapping[str, str]] = {}
 _STREAM_TYPES: Final = frozenset({"video", "audio"})
 
 
@@ -38,8 +53,14 @@ class _Moment(NamedTuple):
     reporting: dict[str, Any]
 
 
-def reporting_rows(session: Session, viewing: Viewing, session_id: str) -> tuple[Row, ...]:
-    """Return the rows of the session in the order of the events that made them."""
+def reporting_rows(
+    session: Session, viewing: Viewing, session_id: str, datastream: Datastream
+) -> tuple[Row, ...]:
+    """Return the rows of the session in the order of the events that made them.
+
+    A skipped ad or chapter has a row only where the datastream's rule `skip_rows` says so (6.18).
+    """
+    skip_rows = datastream.rules.skip_rows
     client = _client_details(session, session_id)
     pev3 = "audio" if session.details.get("streamType") == "audio" else "video"
     custom = session.events[0].custom_metadata
@@ -49,32 +70,48 @@ def reporting_rows(session: Session, viewing: Viewing, session_id: str) -> tuple
     in_ad = {**client, "pev3": f"{pev3}Ad", "pccr": True}
     for number, ad in enumerate(viewing.ads):
         merged = _custom_metadata(custom, ad.custom_metadata)
-        details = _values(ad.details, AD)
-        pod = {**_values(ad.pod, _POD_ON_ROW), "ID": pod_or_chapter_id(content_id, ad.pod.get("index", 0))}
+        details = _values(ad.details, _AD)
+        pod = {**_values(ad.pod, _POD), "ID": pod_or_chapter_id(content_id, ad.pod.get("index", 0))}
         moments.append(_ad_row(number, ad, AD_START, in_ad, {**details, "isStarted": True}, pod, merged))
+        spent = {"timePlayed": seconds(ad.time_spent_ms)}
         if ad.is_completed:
-            done = {**details, "isCompleted": True, "timePlayed": seconds(ad.time_spent_ms)}
+            done = {**details, "isCompleted": True, **spent}
             moments.append(_ad_row(number, ad, AD_COMPLETE, in_ad, done, pod, merged))
+        elif skip_rows and ad.closed_by == "skip":
+            moments.append(_ad_row(number, ad, AD_SKIP, in_ad, {**details, **spent}, pod, merged))
     for number, chapter in enumerate(viewing.chapters):
-        if chapter.is_completed:
+        if chapter.is_completed or (skip_rows and chapter.closed_by == "skip"):
             merged = _custom_metadata(custom, chapter.custom_metadata)
             moments.append(_chapter_row(number, chapter, main, content_id, merged))
     moments.sort(key=lambda moment: moment[:3])
     moments.append(_complete(viewing, main, custom))
     return tuple(
-        Row(moment.event_type, sequence, moment.at_ms, moment.reporting)
+        Row(
+            moment.event_type,
+            sequence,
+            moment.at_ms,
+            moment.reporting,
+            _tenant_fields(moment.reporting, session.form, datastream),
+        )
         for sequence, moment in enumerate(moments)
     )
 
 
+def _tenant_fields(reporting: Mapping[str, Any], form: Form, datastream: Datastream) -> Mapping[str, str]:
+    custom = reporting.get("customMetadata")
+    if not custom:
+        return _NO_FIELDS
+    return tenant_fields({pair["name"]: pair["value"] for pair in custom}, form, datastream)
+
+
 def _client_details(session: Session, session_id: str) -> dict[str, Any]:
     """Return the session's own metadata, which every row repeats."""
-    details = _values(session.details, _XDM_SESSION)
+    details = _values(session.details, _SESSION)
     if details.get("streamType") not in _STREAM_TYPES:
         details.pop("streamType", None)  # XDM takes two values only; the session record keeps what was sent
     genre = details.get("genre")
     if genre:
-        details["genreList"] = [part.strip() for part in str(genre).split(",") if part.strip()]
+        details["genreList"] = tuple(part.strip() for part in str(genre).split(",") if part.strip())
     details["ID"] = session_id
     return details
 
@@ -123,14 +160,16 @@ def _chapter_row(
     custom: list[dict[str, str]],
 ) -> _Moment:
     details = {
-        **_values(chapter.details, CHAPTER),
+        **_values(chapter.details, _CHAPTER),
         "ID": pod_or_chapter_id(content_id, chapter.details["index"]),
         "isStarted": True,
-        "isCompleted": True,
         "timePlayed": seconds(chapter.time_spent_ms),
     }
+    if chapter.is_completed:
+        details["isCompleted"] = True
     reporting = _with_custom({"sessionDetails": session_details, "chapterDetails": details}, custom)
-    return _Moment(chapter.closed_sequence, 1, number, CHAPTER_COMPLETE, chapter.closed_at_ms, reporting)
+    event_type = CHAPTER_COMPLETE if chapter.is_completed else CHAPTER_SKIP
+    return _Moment(chapter.closed_sequence, 1, number, event_type, chapter.closed_at_ms, reporting)
 
 
 def _complete(
@@ -201,19 +240,19 @@ def _quality(m: Metrics) -> dict[str, Any]:
     if m.time_to_start_ms is not None:
         values["timeToStart"] = seconds(m.time_to_start_ms)
     if m.player_sdk_errors:
-        values["playerSdkErrors"] = list(m.player_sdk_errors)
+        values["playerSdkErrors"] = m.player_sdk_errors
     if m.external_errors:
-        values["externalErrors"] = list(m.external_errors)
+        values["externalErrors"] = m.external_errors
     return values
 
 
-def _values(details: Details, table: tuple[Field, ...]) -> dict[str, Any]:
-    return {row.member: _xdm(row, details[row.member]) for row in table if row.member in details}
-
-
-def _xdm(row: Field, value: Scalar) -> Scalar:
-    is_number = row.type in (Type.NUMBER, Type.INTEGER) and not isinstance(value, (bool, str))
-    return half_up(float(value)) if is_number else value
+def _values(details: Details, table: tuple[_Member, ...]) -> dict[str, Any]:
+    """Return the XDM members of these details, in the order of the table; numbers are whole."""
+    return {
+        name: half_up(details[name]) if is_number else details[name]  # type: ignore[arg-type]  # by its rule
+        for name, is_number in table
+        if name in details
+    }
 
 
 def _custom_metadata(

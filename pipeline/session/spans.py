@@ -33,10 +33,9 @@ class PlayedSpans:
             self.lowest = lowest
         if highest > self.highest:
             self.highest = highest
-        step_s = to_s - from_s
-        if step_s == 0:
+        if to_s == from_s:
             return
-        if step_s < 0 or step_s > self._max_rate * took_ms + self._slack_s:
+        if self.is_seek(from_s, to_s, took_ms):
             self.sought = True
             return
         spans = self.spans
@@ -45,15 +44,24 @@ class PlayedSpans:
         else:
             spans.append((from_s, to_s))
 
+    def is_seek(self, from_s: float, to_s: float, took_ms: int) -> bool:
+        """Return whether playing does not explain this step of the playhead."""
+        return to_s < from_s or to_s - from_s > self._max_rate * took_ms + self._slack_s
+
     def unique_ms(self) -> int:
         """Return the measure of the union of the spans, in ms of content."""
-        total_s = 0.0
-        reached_s = -math.inf
+        return half_up(sum(to_s - from_s for from_s, to_s in self.union()) * 1000)
+
+    def union(self) -> list[tuple[float, float]]:
+        """Return the parts of the content that were played, in order and apart."""
+        found: list[tuple[float, float]] = []
         for from_s, to_s in sorted(self.spans):
-            if to_s > reached_s:
-                total_s += to_s - max(from_s, reached_s)
-                reached_s = to_s
-        return half_up(total_s * 1000)
+            if found and from_s <= found[-1][1]:
+                if to_s > found[-1][1]:
+                    found[-1] = (found[-1][0], to_s)
+            else:
+                found.append((from_s, to_s))
+        return found
 
     def markers(self, length_s: float, rule: MarkerRule) -> tuple[int, ...]:
         """Return the progress markers that count under this rule (6.12)."""

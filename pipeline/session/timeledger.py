@@ -12,6 +12,8 @@ from pipeline.session.model import Session, TimeLedger, Viewing
 
 FUTURE_MS: Final = 24 * 3_600_000
 SKEW_MS: Final = 5 * 60_000
+CLOCK_SET_MS: Final = 1_262_304_000_000
+"""The start of 2010, before any client of these APIs existed."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -20,8 +22,12 @@ def time_ledger(
 ) -> TimeLedger:
     """Return the session's times, with every doubt as a flag; all times in ms since 1970 UTC."""
     flags: set[str] = set()
-    if max(viewing.event_times_ms) > received_at_ms + FUTURE_MS:
-        flags.add("future_ts")
+    if viewing.ended_at_ms > received_at_ms:
+        flags.add("clock_ahead")
+        if viewing.ended_at_ms > received_at_ms + FUTURE_MS:
+            flags.add("future_ts")
+    if viewing.started_at_ms < CLOCK_SET_MS:
+        flags.add("clock_not_set")
     skew_ms = None if session.sent_at_ms is None else received_at_ms - session.sent_at_ms
     if skew_ms is not None and abs(skew_ms) > SKEW_MS:
         flags.add("skew_suspected")
@@ -41,10 +47,11 @@ def time_ledger(
 
 
 def _day(at_ms: int, zone: ZoneInfo) -> str:
+    moment = _EPOCH + timedelta(milliseconds=at_ms)
     try:
-        return (_EPOCH + timedelta(milliseconds=at_ms)).astimezone(zone).date().isoformat()
+        return moment.astimezone(zone).date().isoformat()
     except OverflowError:  # the first or last day of the calendar, moved beyond it by the zone
-        return (_EPOCH + timedelta(milliseconds=at_ms)).date().isoformat()
+        return moment.date().isoformat()
 
 
 @lru_cache(maxsize=256)

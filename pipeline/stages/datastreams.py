@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Sequence
 from functools import cached_property
@@ -25,22 +26,28 @@ class Option(NamedTuple):
 
     kind: type
     doc: str
+    minimum: float | None = None
 
 
 RULE_OPTIONS: Final[dict[str, Option]] = {
     "marker_rule": Option(
         MarkerRule, "When a progress marker counts: played through, or the playhead past it."
     ),
-    "segment_step_min": Option(int, "Length of a content segment, in minutes."),
+    "segment_step_min": Option(int, "Length of a content segment, in minutes.", minimum=1),
     "stall": Option(bool, "Whether `stall` events and the stall metrics count."),
     "bitrate_unit": Option(BitrateUnit, "The unit of the bitrate that players send."),
     "ad_break_gap": Option(AdBreakGap, "What play time inside a break but outside any ad is."),
     "vid_rule": Option(VidRule, "Whether `vid` goes on time-stamped calls that have another visitor id."),
     "max_play_rate": Option(
-        float, "A playhead step of up to this times the time is playing, more is a seek."
+        float, "A playhead step of up to this times the time is playing, more is a seek.", minimum=0
     ),
-    "seek_slack_ms": Option(int, "What is added to that step, in ms."),
-    "gap_cap_ms": Option(int, "The most play time that one interval may count, in ms; absent: no cap."),
+    "seek_slack_ms": Option(int, "What is added to that step, in ms.", minimum=0),
+    "gap_cap_ms": Option(
+        int, "The most play time that one interval may count, in ms; absent: no cap.", minimum=0
+    ),
+    "skip_rows": Option(
+        bool, "Whether a skipped ad or chapter gets a reporting row, `media.adSkip` or `media.chapterSkip`."
+    ),
 }
 OPTIONS: Final[dict[str, Option]] = {
     "report_suites": Option(list, "The report suites that belong to it; without any it is the open one."),
@@ -51,6 +58,12 @@ OPTIONS: Final[dict[str, Option]] = {
     "time_zone": Option(str, "IANA zone of its viewing days."),
     "tenant": Option(str, "XDM tenant without its underscore: cut from custom metadata names for Analytics."),
     "strict": Option(bool, "Refuse unknown params and members, as the closed schemas would."),
+    "ignore_session_id": Option(
+        bool, "Ignore a `sessionID` in an Edge event, which must not be sent, instead of refusing it."
+    ),
+    "new_session_handle": Option(
+        bool, "Name each session of an Edge request in a `media-analytics:new-session` handle of the answer."
+    ),
     "disabled": Option(bool, "Switched off: its uploads are kept as dead letters."),
     "api_key": Option(str, "What the header `x-api-key` must hold, else 401; SDKs can't send one."),
     "body_limit_bytes": Option(int, "A body limit under the ingest's own; 0 is none."),
@@ -170,7 +183,13 @@ def _rules(place: str, table: Any) -> Rules:
     unknown = set(table) - set(RULE_OPTIONS)
     if unknown:
         raise DatastreamsError(f"{place}.rules.{min(unknown)}: unknown; known are {', '.join(RULE_OPTIONS)}")
-    return Rules(**{key: _value(f"{place}.rules.{key}", RULE_OPTIONS[key].kind, table[key]) for key in table})
+    values = {key: _value(f"{place}.rules.{key}", RULE_OPTIONS[key].kind, table[key]) for key in table}
+    for key, value in values.items():
+        least = RULE_OPTIONS[key].minimum
+        # Written so that NaN, which TOML has, is too small for every minimum.
+        if least is not None and not least <= value < math.inf:
+            raise DatastreamsError(f"{place}.rules.{key}: must be at least {least}, not {table[key]!r}")
+    return Rules(**values)
 
 
 def _value(place: str, kind: type, given: Any) -> Any:

@@ -5,21 +5,25 @@ The rules are in `pipeline.session`; here their results become the records of th
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from pipeline.contract import records as r
 from pipeline.contract.codec import AvroRecord
 from pipeline.session.calls import analytics_calls
-from pipeline.session.fields import AD, CHAPTER, SESSION, Type
-from pipeline.session.identity import ecid_of, pod_or_chapter_id
 from pipeline.session.measure import measure
-from pipeline.session.model import Ad, Call, Chapter, Event, Metrics, Row, Session, TimeLedger, Viewing
-from pipeline.session.rounding import seconds
 from pipeline.session.rows import reporting_rows
 from pipeline.session.timeledger import time_ledger
 from pipeline.stages.prepare import Identified, Prepared
+from pipeline.stages.records_of import (
+    REVISION,
+    Derived,
+    call_records,
+    events_record,
+    metrics_record,
+    row_records,
+    session_record,
+    visitor_record,
+)
 
 SESSIONS: Final = "media.sessions"
 EVENTS: Final = "media.events"
@@ -28,10 +32,6 @@ REPORTING: Final = "media.reporting"
 OUTCOMES: Final = "media.outcomes"
 DAYS: Final = "media.days.changed"
 INDEX: Final = "media.index"
-
-REVISION: Final = 1
-
-_AUTH_STATES: Final = {0: "ambiguous", 1: "authenticated", 2: "loggedOut"}
 
 
 class Output(NamedTuple):
@@ -42,23 +42,13 @@ class Output(NamedTuple):
     value: AvroRecord
 
 
-class Derived(NamedTuple):
-    """Everything that one session gives, before it is laid out as records."""
-
-    viewing: Viewing
-    times: TimeLedger
-    calls: tuple[Call, ...]
-    rows: tuple[Row, ...]
-    flags: tuple[str, ...]
-
-
 def derive_session(identified: Identified, received_at_ms: int) -> Derived:
     """Return everything that this session gives."""
     session, datastream, session_id, _ = identified
     viewing = measure(session, datastream.rules)
     times = time_ledger(session, viewing, received_at_ms, datastream)
     calls = analytics_calls(session, viewing, session_id, datastream)
-    rows = reporting_rows(session, viewing, session_id)
+    rows = reporting_rows(session, viewing, session_id, datastream)
     flags = viewing.flags.union(times.flags, *(call.flags for call in calls))
     return Derived(viewing, times, calls, rows, tuple(sorted(flags)))
 
@@ -68,7 +58,14 @@ def derive(step: Prepared, now_ms: int) -> tuple[Output, ...]:
     identified, upload = step.identified, step.upload
     assert identified is not None  # noqa: S101 - only judged `accepted` with a session
     assert upload is not None  # noqa: S101 - a session comes from a decoded upload
-    derived = derive_session(identified, upload.received_at_ms)
+    return laid_out(step, derive_session(identified, upload.received_at_ms), now_ms)
+
+
+def laid_out(step: Prepared, derived: Derived, now_ms: int) -> tuple[Output, ...]:
+    """Return what one session gave as records, each with its topic and key."""
+    identified, upload = step.identified, step.upload
+    assert identified is not None  # noqa: S101 - only judged `accepted` with a session
+    assert upload is not None  # noqa: S101 - a session comes from a decoded upload
     session_id = identified.session_id
     key, visitor_key = session_id.encode(), identified.visitor_key.encode()
     visitor = visitor_record(identified.session, session_id)
@@ -78,10 +75,12 @@ def derive(step: Prepared, now_ms: int) -> tuple[Output, ...]:
         Output(EVENTS, key, events_record(identified, upload, derived.viewing)),
     ]
     outputs += [
-        Output(CALLS, visitor_key, _call_record(call, identified, upload, derived, visitor, metrics))
-        for call in derived.calls
+        Output(CALLS, visitor_key, record)
+        for record in call_records(identified, upload, derived, visitor, metrics)
     ]
-    outputs += [Output(REPORTING, key, _row_record(row, identified, upload, visitor)) for row in derived.rows]
+    outputs += [
+        Output(REPORTING, key, record) for record in row_records(identified, upload, derived.rows, visitor)
+    ]
     day_key = None
     if derived.times.is_late_day:
         day_key = f"{identified.datastream.id}:{derived.times.viewing_day}"
@@ -137,305 +136,3 @@ def _index_entry(step: Prepared, identified: Identified, upload: r.Upload, now_m
         revision=REVISION,
         recorded_at_ms=now_ms,
     )
-
-
-def session_record(
-    identified: Identified, upload: r.Upload, derived: Derived, visitor: r.Visitor, metrics: r.SessionMetrics
-) -> r.MediaSession:
-    """Return the record of `media.sessions`."""
-    session, datastream, session_id, visitor_key = identified
-    viewing, times = derived.viewing, derived.times
-    return r.MediaSession(
-        session_id=session_id,
-        revision=REVISION,
-        upload_id=upload.upload_id,
-        replay_id=upload.replay_id,
-        datastream_id=datastream.id,
-        form=session.form.value,
-        organisation=session.routing.organisation,
-        report_suites=session.routing.report_suites,
-        visitor_key=visitor_key,
-        visitor=visitor,
-        implementation=r.Implementation(*session.implementation),
-        dimensions=r.Dimensions(**_named(session.details, _DIMENSIONS)),
-        custom_metadata=session.events[0].custom_metadata or {},
-        metrics=metrics,
-        ads=tuple(_ad_record(ad, session.content_id) for ad in viewing.ads),
-        chapters=tuple(_chapter_record(chapter, session.content_id) for chapter in viewing.chapters),
-        is_downloaded=True,
-        complete_added=viewing.complete_added,
-        event_count=len(viewing.events),
-        time_ledger=r.TimeLedger(
-            started_at_ms=times.started_at_ms,
-            ended_at_ms=times.ended_at_ms,
-            received_at_ms=times.received_at_ms,
-            sent_at_ms=times.sent_at_ms,
-            lateness_ms=times.lateness_ms,
-            viewing_day=times.viewing_day,
-            is_late_day=times.is_late_day,
-            skew_ms=times.skew_ms,
-        ),
-        flags=derived.flags,
-    )
-
-
-def metrics_record(m: Metrics) -> r.SessionMetrics:
-    """Return the metrics with each duration in ms and in seconds."""
-    return r.SessionMetrics(
-        content_time_spent_ms=m.content_time_spent_ms,
-        content_time_spent_s=seconds(m.content_time_spent_ms),
-        media_time_spent_ms=m.media_time_spent_ms,
-        media_time_spent_s=seconds(m.media_time_spent_ms),
-        unique_time_played_ms=m.unique_time_played_ms,
-        unique_time_played_s=seconds(m.unique_time_played_ms),
-        average_minute_audience=m.average_minute_audience,
-        estimated_streams=m.estimated_streams,
-        progress_markers=m.progress_markers,
-        segment=m.segment,
-        is_viewed=m.is_viewed,
-        is_played=m.is_played,
-        is_completed=m.is_completed,
-        has_resume=m.has_resume,
-        is_authorized=m.is_authorized,
-        is_federated=m.is_federated,
-        is_dropped_before_start=m.is_dropped_before_start,
-        pause_count=m.pause_count,
-        pause_time_ms=m.pause_time_ms,
-        pause_time_s=seconds(m.pause_time_ms),
-        buffer_count=m.buffer_count,
-        buffer_time_ms=m.buffer_time_ms,
-        buffer_time_s=seconds(m.buffer_time_ms),
-        stall_count=m.stall_count,
-        stall_time_ms=m.stall_time_ms,
-        stall_time_s=seconds(m.stall_time_ms),
-        ad_count=m.ad_count,
-        ad_time_spent_ms=m.ad_time_spent_ms,
-        ad_time_spent_s=seconds(m.ad_time_spent_ms),
-        chapter_count=m.chapter_count,
-        seconds_since_last_call=m.seconds_since_last_call,
-        bitrate_average_kbps=m.bitrate_average_kbps,
-        bitrate_average_bucket=m.bitrate_average_bucket,
-        bitrate_change_count=m.bitrate_change_count,
-        dropped_frames=m.dropped_frames,
-        frames_per_second=m.frames_per_second,
-        time_to_start_ms=m.time_to_start_ms,
-        error_count=m.error_count,
-        player_sdk_errors=m.player_sdk_errors,
-        external_errors=m.external_errors,
-        states=tuple(r.StateTotal(s.name, s.count, s.time_ms, seconds(s.time_ms)) for s in m.states),
-    )
-
-
-def events_record(identified: Identified, upload: r.Upload, viewing: Viewing) -> r.SessionEvents:
-    """Return the record of `media.events`: every accepted event in order, the added one included."""
-    last = len(viewing.events) - 1
-    return r.SessionEvents(
-        session_id=identified.session_id,
-        revision=REVISION,
-        upload_id=upload.upload_id,
-        datastream_id=identified.datastream.id,
-        events=tuple(
-            _event_record(sequence, event, is_added=viewing.complete_added and sequence == last)
-            for sequence, event in enumerate(viewing.events)
-        ),
-    )
-
-
-def _event_record(sequence: int, event: Event, *, is_added: bool) -> r.SessionEvent:
-    return r.SessionEvent(
-        sequence=sequence,
-        event_type=event.kind.value,
-        occurred_at_ms=event.occurred_at_ms,
-        playhead_s=event.playhead_s,
-        details=event.details,
-        qoe=None if event.qoe is None else r.Qoe(*event.qoe),
-        custom_metadata=event.custom_metadata or {},
-        states_started=event.states_started,
-        states_ended=event.states_ended,
-        utc_offset_min=event.utc_offset_min,
-        is_added=is_added,
-        unknown_json=(
-            None if event.unknown is None else json.dumps(event.unknown, ensure_ascii=False, default=str)
-        ),
-    )
-
-
-def _call_record(
-    call: Call,
-    identified: Identified,
-    upload: r.Upload,
-    derived: Derived,
-    visitor: r.Visitor,
-    metrics: r.SessionMetrics,
-) -> r.AnalyticsCall:
-    routing = identified.session.routing
-    part = _closed_part(call, derived.viewing)
-    return r.AnalyticsCall(
-        session_id=identified.session_id,
-        revision=REVISION,
-        sequence=call.sequence,
-        upload_id=upload.upload_id,
-        datastream_id=identified.datastream.id,
-        call=call.call.value,
-        ts=call.ts,
-        ts_ms=call.ts_ms,
-        received_at_ms=upload.received_at_ms,
-        pe=call.pe,
-        pev3=call.pev3,
-        page_event=call.page_event,
-        routes=tuple(
-            r.Route(
-                report_suite=suite,
-                tracking_server=routing.tracking_server,
-                ssl=routing.ssl,
-                organisation=routing.organisation,
-            )
-            for suite in routing.report_suites
-        ),
-        visitor=visitor,
-        query=call.query,
-        context=call.context,
-        metrics=metrics if call.call == "mediaClose" else None,
-        time_spent_ms=None if part is None else part.time_spent_ms,
-        is_completed=None if part is None else part.is_completed,
-        flags=tuple(sorted(derived.viewing.flags.union(call.flags))),
-    )
-
-
-def _closed_part(call: Call, viewing: Viewing) -> Ad | Chapter | None:
-    """Return the ad or chapter that this call closes."""
-    if call.part is None:
-        return None
-    if call.call == "adClose":
-        return viewing.ads[call.part]
-    return viewing.chapters[call.part] if call.call == "chapterClose" else None
-
-
-def _row_record(row: Row, identified: Identified, upload: r.Upload, visitor: r.Visitor) -> r.ReportingRow:
-    session_id = identified.session_id
-    return r.ReportingRow(
-        session_id=session_id,
-        revision=REVISION,
-        sequence=row.sequence,
-        row_id=f"{session_id}-{REVISION}-{row.sequence}",
-        upload_id=upload.upload_id,
-        datastream_id=identified.datastream.id,
-        event_type=row.event_type,
-        timestamp_ms=row.timestamp_ms,
-        identity_map=_identity_map(identified.session, visitor),
-        implementation=r.Implementation(*identified.session.implementation),
-        media_reporting=_media_reporting(row.media_reporting),
-    )
-
-
-def _media_reporting(xdm: Mapping[str, Any]) -> r.MediaReporting:
-    parts: dict[str, Any] = {}
-    for name, (record, names) in _XDM_PARTS.items():
-        if name in xdm:
-            parts[r.MEDIA_REPORTING_XDM[name]] = record(
-                **{names[key]: value for key, value in xdm[name].items()}
-            )
-    if "states" in xdm:
-        parts["states"] = tuple(
-            r.XdmState(name=s["name"], is_set=s["isSet"], count=s["count"], time=s["time"])
-            for s in xdm["states"]
-        )
-    if "customMetadata" in xdm:
-        parts["custom_metadata"] = tuple(r.CustomMetadata(**pair) for pair in xdm["customMetadata"])
-    return r.MediaReporting(playhead=xdm.get("playhead"), **parts)
-
-
-def visitor_record(session: Session, session_id: str) -> r.Visitor:
-    """Return who watched, with the ECID that was sent or derived."""
-    ecid, generated = ecid_of(session, session_id)
-    sent = session.visitor
-    return r.Visitor(
-        ecid=ecid,
-        ecid_generated=generated,
-        aid=sent.aid,
-        vid=sent.vid,
-        location_hint=sent.location_hint,
-        identities=tuple(
-            r.Identity(namespace=i.namespace, id=i.id, auth_state=i.auth_state, primary=i.primary)
-            for i in sent.identities
-        ),
-    )
-
-
-def _identity_map(session: Session, visitor: r.Visitor) -> dict[str, tuple[r.XdmIdentity, ...]]:
-    """Return XDM identityMap; the ECID is added where it is not there (`spec/media-edge.md` 3)."""
-    found: dict[str, tuple[r.XdmIdentity, ...]] = {}
-    for identity in session.visitor.identities:
-        item = r.XdmIdentity(
-            id=identity.id,
-            authenticated_state=_AUTH_STATES.get(identity.auth_state, "ambiguous"),
-            primary=identity.primary,
-        )
-        found[identity.namespace] = (*found.get(identity.namespace, ()), item)
-    if visitor.ecid and "ECID" not in found:
-        has_primary = any(item.primary for items in found.values() for item in items)
-        found["ECID"] = (r.XdmIdentity(id=visitor.ecid, primary=not has_primary),)
-    return found
-
-
-def _ad_record(ad: Ad, content_id: str) -> r.Ad:
-    offset = ad.pod.get("offset")
-    name = ad.pod.get("friendlyName")
-    index = ad.pod.get("index")
-    return r.Ad(
-        sequence=ad.started_sequence,
-        closed_sequence=ad.closed_sequence,
-        pod_id=pod_or_chapter_id(content_id, index),
-        pod_index=None if index is None else int(index),
-        pod_offset_s=None if offset is None else float(offset),
-        pod_friendly_name=None if name is None else str(name),
-        custom_metadata=ad.custom_metadata or {},
-        started_at_ms=ad.started_at_ms,
-        closed_at_ms=ad.closed_at_ms,
-        time_spent_ms=ad.time_spent_ms,
-        time_spent_s=seconds(ad.time_spent_ms),
-        is_completed=ad.is_completed,
-        closed_by=ad.closed_by,
-        **_named(ad.details, _AD_NAMES),
-    )
-
-
-def _chapter_record(chapter: Chapter, content_id: str) -> r.Chapter:
-    return r.Chapter(
-        sequence=chapter.started_sequence,
-        closed_sequence=chapter.closed_sequence,
-        chapter_id=pod_or_chapter_id(content_id, chapter.details["index"]),
-        custom_metadata=chapter.custom_metadata or {},
-        started_at_ms=chapter.started_at_ms,
-        closed_at_ms=chapter.closed_at_ms,
-        time_spent_ms=chapter.time_spent_ms,
-        time_spent_s=seconds(chapter.time_spent_ms),
-        is_completed=chapter.is_completed,
-        closed_by=chapter.closed_by,
-        **_named(chapter.details, _CHAPTER_NAMES),
-    )
-
-
-def _named(details: Mapping[str, Any], names: Mapping[str, tuple[str, bool]]) -> dict[str, Any]:
-    """Return details under their record's field names; whole numbers as the schema wants them."""
-    return {
-        names[member][0]: int(value) if names[member][1] else value
-        for member, value in details.items()
-        if member in names
-    }
-
-
-def _field_names(table: Any, xdm_names: Mapping[str, str]) -> dict[str, tuple[str, bool]]:
-    return {row.member: (xdm_names[row.member], row.type is Type.INTEGER) for row in table}
-
-
-_DIMENSIONS: Final = _field_names(SESSION, r.DIMENSIONS_XDM)
-_AD_NAMES: Final = _field_names(AD, r.AD_XDM)
-_CHAPTER_NAMES: Final = _field_names(CHAPTER, r.CHAPTER_XDM)
-_XDM_PARTS: Final[dict[str, tuple[Any, Mapping[str, str]]]] = {
-    "sessionDetails": (r.SessionDetails, r.SESSION_DETAILS_XDM),
-    "advertisingDetails": (r.AdvertisingDetails, r.ADVERTISING_DETAILS_XDM),
-    "advertisingPodDetails": (r.AdvertisingPodDetails, r.ADVERTISING_POD_DETAILS_XDM),
-    "chapterDetails": (r.ChapterDetails, r.CHAPTER_DETAILS_XDM),
-    "qoeDataDetails": (r.QoeDataDetails, r.QOE_DATA_DETAILS_XDM),
-}

@@ -76,6 +76,8 @@ def _ended(
     )
     entry = r.IndexEntry(
         kind="upload",
+        # Bytes that are no text come from no device of ours: their upload ids never come again.
+        visitor_key=stored.key.decode("utf-8", "backslashreplace"),
         upload_id=step.upload_id,
         replay_id=upload.replay_id if upload else None,
         source_topic=stored.topic,

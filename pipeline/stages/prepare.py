@@ -29,6 +29,7 @@ REASONS: Final[dict[str, str]] = {
     "door_disagrees": "Door and worker judged the upload differently: an alarm.",
     "internal_error": "An unexpected exception at the door or in a stage: an alarm.",
     "invalid": "The body broke rules of its API; every problem is listed.",
+    "record_too_large": "A record that the upload gave is larger than the log takes: an alarm.",
     "undecodable": "The record of media.uploads could not be decoded.",
     "unknown_datastream": "No datastream claims the report suite or configId.",
 }
@@ -96,10 +97,15 @@ def _identified(upload: Upload, directory: Directory) -> Identified | Refusal:
         return Refusal("door_disagrees", _problems(upload))
     identity = session_id(session, datastream)
     key = visitor_key(session, datastream, identity)
-    if datastream.pseudonymise:
-        hidden = pseudonymised(session.visitor, datastream.pseudonymise, directory.pseudonym_key)
-        session = session._replace(visitor=hidden)
-    return Identified(session, datastream, identity, key)
+    return Identified(outward(session, datastream, directory), datastream, identity, key)
+
+
+def outward(session: Session, datastream: Datastream, directory: Directory) -> Session:
+    """Return the session as outputs show it: with pseudonyms where the datastream wants them."""
+    if not datastream.pseudonymise:
+        return session
+    hidden = pseudonymised(session.visitor, datastream.pseudonymise, directory.pseudonym_key)
+    return session._replace(visitor=hidden)
 
 
 def _decoded(upload: Upload, datastream: Datastream) -> Session:

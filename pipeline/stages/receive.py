@@ -254,6 +254,9 @@ def _receive_edge(request: Request, directory: Directory, new_id: Callable[[], s
         code = responses.edge_code(rejected.problems)
         return _fatal(request, code, rejected.problems, new_id(), datastream)
     verdicts = [_judged(partial(_judge_edge, item, datastream), 200, datastream.id) for item in items]
+    nobody = next((v.problems for v in verdicts if media_edge.lacks_identity(v.problems)), ())
+    if nobody:
+        return _fatal(request, "EXEG-0306-400", nobody, new_id(), datastream)
     uploads = tuple(
         _written(request, verdict, item, Form.MEDIA_EDGE, index, new_id())
         for index, (item, verdict) in enumerate(zip(items, verdicts, strict=True))

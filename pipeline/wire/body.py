@@ -41,9 +41,10 @@ def duplicate_key(body: bytes, keys: int) -> str | None:
 
     Every key ends with `":` unless there is space between, and `":` may also stand in a string. So when
     there is no such space and as many `":` as keys were decoded, none was swallowed; otherwise a slow
-    decoder looks at every key.
+    decoder looks at every key. No space is before a colon when all colons follow a quote.
     """
-    if body.count(b'":') == keys and not _SPACED_COLON.search(body):
+    quoted = body.count(b'":')
+    if quoted == keys and (body.count(b":") == quoted or not _SPACED_COLON.search(body)):
         return None
     found: list[str] = []
 

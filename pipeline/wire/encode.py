@@ -8,7 +8,7 @@ import msgspec
 
 from pipeline.session.model import Event, Kind, Session
 from pipeline.wire.moments import format_moment
-from pipeline.wire.tables import EDGE_DETAILS, EVENTS, QOE
+from pipeline.wire.tables import EDGE_DETAILS, EVENTS, POD_NAME, QOE
 
 _AUTH_STATES = {0: "ambiguous", 1: "authenticated", 2: "loggedOut"}
 
@@ -67,9 +67,12 @@ def _mc_params(event: Event) -> tuple[str, dict[str, Any]]:
         named = {"media.errorId": event.details.get("name"), "media.errorSource": event.details.get("source")}
         return "error", {key: value for key, value in named.items() if value is not None}
     fields = EVENTS[event.kind.value].fields
-    return event.kind.value, {
-        row.param: event.details[row.member] for row in fields if row.member in event.details
+    sent: dict[str, Any] = {
+        row.param: event.details[row.member] for row in fields if row.param and row.member in event.details
     }
+    if "podFriendlyName" in event.details:
+        sent[POD_NAME] = event.details["podFriendlyName"]
+    return event.kind.value, sent
 
 
 def to_media_edge(session: Session) -> bytes:

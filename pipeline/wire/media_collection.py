@@ -18,25 +18,28 @@ from pipeline.session.model import (
     Visitor,
 )
 from pipeline.wire.body import count_keys, duplicate_key, parse
+from pipeline.wire.moments import LAST_MS
 from pipeline.wire.problems import Problem, Rejected
 from pipeline.wire.tables import (
+    BARE,
     CUSTOMER_ID,
     CUSTOMER_IDS,
     EVENTS,
-    LAST_MS,
     METADATA_KEY,
-    PLAYHEAD,
+    PLAYER_TIME,
+    POD_NAME,
     QOE,
     STATE,
     STATE_LISTS,
-    TS,
     EventType,
 )
-from pipeline.wire.values import NUMBER_LIMIT, Rule, fault_of
+from pipeline.wire.values import NUMBER_LIMIT, Members, fault_of
 
 SESSIONS_PATH: Final = "/api/v1/sessions"
 _DOWNLOADED: Final = "media.downloaded"
+_START: Final = "sessionStart"
 _MEMBERS: Final = frozenset({"eventType", "playerTime", "params", "qoeData", "customMetadata"})
+_NUMBERS: Final = (int, float)
 _IMPLEMENTATION: Final = Implementation(name="media-collection-api")
 
 
@@ -49,7 +52,7 @@ def decode(body: bytes, path: str, *, strict: bool = False) -> Session:
         raise Rejected((Problem("", "empty", "the array has no events"),))
     reader = _Reader(strict=strict)
     events = [reader.event(index, element) for index, element in enumerate(elements)]
-    reader.whole(elements, path)
+    reader.whole(elements[0], path)
     if reader.problems:
         raise Rejected(tuple(sorted(reader.problems, key=lambda p: -1 if p.index is None else p.index)))
     twice = duplicate_key(body, reader.keys)
@@ -75,16 +78,10 @@ def _not_array(value: Any, path: str) -> Problem:
     return Problem("", "live_sessions_not_supported", "live sessions are not supported")
 
 
-def _named(element: Any) -> str | None:
-    """Return the event type that this element names, whatever else the element is."""
-    event_type = element.get("eventType") if type(element) is dict else None
-    return event_type if type(event_type) is str else None
-
-
 class _Reader:
     """Collects events, problems and flags of one body; counts keys for the duplicate check."""
 
-    __slots__ = ("_index", "_strict", "_type", "flags", "keys", "problems")
+    __slots__ = ("_index", "_kept", "_starts", "_strict", "_type", "flags", "keys", "problems")
 
     def __init__(self, *, strict: bool) -> None:
         self.problems: list[Problem] = []
@@ -92,6 +89,8 @@ class _Reader:
         self.keys = 0
         self._strict = strict
         self._index = 0
+        self._kept: dict[str, Any] = {}
+        self._starts: list[int] = []
         self._type: str | None = None
 
     def event(self, index: int, element: Any) -> Event | None:
@@ -111,33 +110,48 @@ class _Reader:
             )
             return None
         self._type = event_type
+        if event_type == _START:
+            self._starts.append(index)
         kind = EVENTS.get(event_type)
         if kind is None:
             self._problem(f"/{index}/eventType", "unknown_event_type", f"no event type {event_type!r}")
             return None
-        playhead_s, ts = self._player_time(element)
-        self.keys += len(element)
-        if len(element) == 2 and not kind.needs_params:
-            return Event(kind.kind, ts, playhead_s)
+        time = element.get("playerTime")
+        ts: Any
+        playhead_s: Any
+        if (
+            type(time) is dict
+            and len(time) == 2
+            and type(ts := time.get("ts")) is int
+            and 0 <= ts <= LAST_MS
+            and type(playhead_s := time.get("playhead")) in _NUMBERS
+            and 0 <= playhead_s <= NUMBER_LIMIT
+        ):
+            self.keys += 2 + len(element)
+            if len(element) == 2 and event_type in BARE:
+                return Event(kind.kind, ts, playhead_s)
+        else:
+            playhead_s, ts = self._player_time(element)
+            self.keys += len(element)
         return self._full_event(element, kind, playhead_s, ts)
 
-    def whole(self, elements: list[Any], path: str) -> None:
+    def whole(self, first: Any, path: str) -> None:
         """Check what concerns the array: its first event, a second sessionStart, the downloaded flag."""
-        types = [_named(element) for element in elements]
-        self._index, self._type = 0, types[0]
-        if types[0] != "sessionStart" and types[0] in EVENTS:
+        first_type = first.get("eventType") if type(first) is dict else None
+        if type(first_type) is str and first_type != _START and first_type in EVENTS:
+            self._index, self._type = 0, first_type
             self._problem("/0/eventType", "first_event", "the first event must be sessionStart")
-        for index, event_type in enumerate(types):
-            if index and event_type == "sessionStart":
-                self._index, self._type = index, "sessionStart"
+        for index in self._starts:
+            if index:
+                self._index, self._type = index, _START
                 self._problem(
                     f"/{index}/eventType",
                     "second_session_start",
                     "one array is one session: a second sessionStart",
                 )
-        params = elements[0].get("params") if types[0] == "sessionStart" else None
+        params = first.get("params") if first_type == _START else None
         if type(params) is dict:
-            self._index, self._type = 0, "sessionStart"
+            self._index, self._type = 0, _START
             self._downloaded(params.get(_DOWNLOADED), path)
 
     def _downloaded(self, flag: Any, path: str) -> None:
@@ -150,48 +164,32 @@ class _Reader:
         self._problem(f"/0/params/{_DOWNLOADED}", "downloaded_flag", message)
 
     def _player_time(self, element: Mapping[str, Any]) -> tuple[float, int]:
-        time = element.get("playerTime")
-        if type(time) is dict:
-            playhead, ts = time.get("playhead"), time.get("ts")
-            if (
-                type(ts) is int
-                and 0 <= ts <= LAST_MS
-                and (type(playhead) is int or type(playhead) is float)
-                and 0 <= playhead <= NUMBER_LIMIT
-                and len(time) == 2
-            ):
-                self.keys += 2
-                return playhead, ts
-        place = f"/{self._index}/playerTime"
+        """Return playhead and time, zeros where there is a problem, which is noted."""
         found = self._object(element, "playerTime", required=True)
         if found is None:
             return 0, 0
-        self._values(place, found, {"playhead": PLAYHEAD, "ts": TS}, "unknown_member")
+        self._values(f"/{self._index}/playerTime", found, PLAYER_TIME, "unknown_member")
         playhead, ts = found.get("playhead", 0), found.get("ts", 0)
-        is_number = type(ts) in (int, float) and type(playhead) in (int, float)
-        return (playhead, int(ts)) if is_number and abs(ts) <= NUMBER_LIMIT else (0, 0)
+        if type(ts) not in _NUMBERS or type(playhead) not in _NUMBERS:
+            return 0, 0
+        return (playhead, int(ts)) if max(abs(ts), abs(playhead)) <= NUMBER_LIMIT else (0, 0)
 
     def _full_event(self, element: dict[str, Any], kind: EventType, playhead_s: float, ts: int) -> Event:
         place = f"/{self._index}"
-        sent = self._object(element, "params", required=kind.needs_params)
+        sent = self._object(element, "params", required=element["eventType"] not in BARE)
         params = {} if sent is None else sent
         quality = self._object(element, "qoeData") or {}
-        unknown: dict[str, Any] = {}
         if kind.kind is Kind.SESSION_START and CUSTOMER_IDS in params:
             self._customer_ids(params[CUSTOMER_IDS])
         states = ((), ()) if sent is None else self._states(element["eventType"], params)
         if sent is not None:
             nested = _NESTED.get(kind.kind, ())
-            strange = self._values(f"{place}/params", params, kind.params, "unknown_param", nested)
-            if strange:
-                unknown["params"] = strange
-        strange = self._values(f"{place}/qoeData", quality, kind.qoe, "unknown_param")
-        if strange:
-            unknown["qoeData"] = strange
-        strange = {name: value for name, value in element.items() if name not in _MEMBERS}
-        if strange:
+            self._values(f"{place}/params", params, kind.params, "unknown_param", nested)
+        if quality:
+            self._values(f"{place}/qoeData", quality, kind.qoe, "unknown_param")
+        if not element.keys() <= _MEMBERS:
+            strange = {name: value for name, value in element.items() if name not in _MEMBERS}
             self._unknown(place, strange, "unknown_member")
-            unknown["members"] = strange
         return Event(
             kind=kind.kind,
             occurred_at_ms=ts,
@@ -201,8 +199,16 @@ class _Reader:
             custom_metadata=self._metadata(element, kind),
             states_started=states[0],
             states_ended=states[1],
-            unknown=unknown or None,
+            unknown=self._taken(),
         )
+
+    def _taken(self) -> dict[str, Any] | None:
+        """Return what the event has that no API documents, by its place in the event."""
+        kept = self._kept
+        if not kept:
+            return None
+        self._kept = {}
+        return kept
 
     def _states(self, event_type: str, params: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if event_type == "statesUpdate":
@@ -270,7 +276,6 @@ class _Reader:
                     self.flags.add("metadata_key_media")
         if not kind.carries_metadata:
             self.flags.add("custom_metadata_ignored")
-            return None
         return kept or None
 
     def _object(
@@ -289,14 +294,17 @@ class _Reader:
         self,
         place: str,
         values: Mapping[str, Any],
-        rules: Mapping[str, Rule],
+        rules: Members,
         flag: str,
         nested: tuple[str, ...] = (),
-    ) -> dict[str, Any]:
-        """Check the values of one object against their rules; return those that have none."""
+    ) -> None:
+        """Check the values of one object against their rules; those that have none are kept."""
         self.keys += len(values)
         strange: dict[str, Any] = {}
+        plain = rules.plain
         for name, value in values.items():
+            if value and type(value) is plain.get(name):
+                continue
             rule = rules.get(name)
             if rule is None:
                 if name not in nested:
@@ -307,12 +315,11 @@ class _Reader:
                 self._problem(f"{place}/{_escaped(name)}", fault.rule, fault.message)
             elif rule.fraction_ok and type(value) is float and not value.is_integer():
                 self.flags.add("fraction_rounded")
-        for name, rule in rules.items():
-            if rule.required and name not in values:
+        for name in rules.required:
+            if name not in values:
                 self._problem(place, "required", f"{name} is missing")
         if strange:
             self._unknown(place, strange, flag)
-        return strange
 
     def _unknown(self, place: str, strange: Mapping[str, Any], flag: str) -> None:
         self.keys += sum(count_keys(value) for value in strange.values())
@@ -321,6 +328,7 @@ class _Reader:
                 self._problem(place, "additionalProperties", f"{name!r} is not a documented key")
         else:
             self.flags.add(flag)
+            self._kept[place.partition("/")[2].partition("/")[2] or "members"] = strange
 
     def _problem(self, pointer: str, rule: str, message: str) -> None:
         self.problems.append(Problem(pointer, rule, message, self._index, self._type))
@@ -340,7 +348,10 @@ def _details(kind: EventType, params: Mapping[str, Any], quality: Mapping[str, A
         return {"name": error_id, "source": source} if error_id else {"source": source}
     if not kind.fields:
         return NO_DETAILS  # type: ignore[return-value]  # shared and never written to
-    return {row.member: params[row.param] for row in kind.fields if row.param in params}
+    details = {row.member: params[row.param] for row in kind.fields if row.param and row.param in params}
+    if kind.kind is Kind.AD_START and POD_NAME in params:
+        details["podFriendlyName"] = params[POD_NAME]
+    return details
 
 
 def _qoe(quality: Mapping[str, Any]) -> Qoe | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -35,12 +35,14 @@ from pipeline.wire.tables import (
     EDGE_QOE,
     EDGE_STATE,
 )
-from pipeline.wire.values import NUMBER_LIMIT, Rule, fault_of
+from pipeline.wire.values import NUMBER_LIMIT, Members, Rule, fault_of
 
 EVENT_TYPE: Final = "media.downloaded"
 _AUTH_STATES: Final = {"ambiguous": 0, "authenticated": 1, "loggedOut": 2}
 _EVENTS: Final = "$.xdm.mediaDownloadedEvents"
-_COLLECTION: Final = frozenset({"playhead", "qoeDataDetails", "customMetadata", "statesStart", "statesEnd"})
+_COLLECTION: Final = frozenset({"playhead", "qoeDataDetails", "customMetadata"})
+_STATE_LISTS: Final = frozenset({"statesStart", "statesEnd"})
+_NO_IDENTITY: Final = "$.xdm.identityMap"
 _MOMENT_FORM: Final = "must be RFC 3339 with a UTC offset, for example 2026-01-31T20:15:00.250+01:00"
 _PARTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -68,7 +70,7 @@ def split(body: bytes) -> tuple[bytes, ...]:
 def decode(item: bytes, datastream: Datastream, *, strict: bool = False) -> Session:
     """Return the session of one item, or raise `Rejected` with every problem of it."""
     value = parse(item)
-    reader = _Reader(strict=strict)
+    reader = _Reader(strict=strict, ignore_session_id=datastream.ignore_session_id)
     session = reader.session(value, datastream)
     if reader.problems or session is None:
         raise Rejected(tuple(reader.problems))
@@ -78,16 +80,23 @@ def decode(item: bytes, datastream: Datastream, *, strict: bool = False) -> Sess
     return session
 
 
+def lacks_identity(problems: Iterable[Problem]) -> bool:
+    """Return whether an item without identityMap is among these: fatal for a strict datastream (6.8)."""
+    return any(problem.pointer == _NO_IDENTITY and problem.rule == "required" for problem in problems)
+
+
 class _Reader:
     """Collects events, problems and flags of one item."""
 
-    __slots__ = ("_index", "_strict", "_type", "flags", "problems")
+    __slots__ = ("_ignore_session_id", "_index", "_kept", "_strict", "_type", "flags", "problems")
 
-    def __init__(self, *, strict: bool) -> None:
+    def __init__(self, *, strict: bool, ignore_session_id: bool) -> None:
         self.problems: list[Problem] = []
         self.flags: set[str] = set()
         self._strict = strict
+        self._ignore_session_id = ignore_session_id
         self._index: int | None = None
+        self._kept: dict[str, Any] = {}
         self._type: str | None = None
 
     def session(self, item: Any, datastream: Datastream) -> Session | None:
@@ -102,8 +111,10 @@ class _Reader:
         sent_at = self._moment("$.xdm", xdm, "timestamp", required=False)
         implementation = self._object("$.xdm", xdm, "implementationDetails") or {}
         self._values("$.xdm.implementationDetails", implementation, EDGE_IMPLEMENTATION)
-        events = self._events(xdm)
+        self._others("$.xdm", xdm, _XDM_MEMBERS)
+        self._others("$", item, _ITEM_MEMBERS)
         context = self._context(item)
+        events = self._events(xdm)
         default = Implementation()
         return Session(
             form=Form.MEDIA_EDGE,
@@ -175,7 +186,7 @@ class _Reader:
             self._problem(f"{place}.playhead", "required", "Missing required field")
         else:
             self._value(f"{place}.playhead", EDGE_PLAYHEAD, playhead)
-        if "sessionID" in collection:
+        if "sessionID" in collection and not self._ignore_session_id:
             self._problem(f"{place}.sessionID", "not_allowed", "must not be sent: the server makes it")
         table = EDGE_DETAILS.get(kind)
         details: Mapping[str, Any] = NO_DETAILS
@@ -184,22 +195,24 @@ class _Reader:
         started, ended = self._states(kind, place, collection)
         if kind is Kind.BITRATE_CHANGE and "qoeDataDetails" not in collection:
             self._problem(f"{place}.qoeDataDetails", "required", "Missing required field")
-        unknown = self._strange(kind, place, event, collection, table.member if table else "")
+        self._strange(kind, place, event, collection, table.member if table else "")
+        qoe = self._qoe(place, collection)
+        metadata = self._metadata(kind, place, collection)
         return Event(
             kind=kind,
             occurred_at_ms=moment.at_ms if moment else 0,
             playhead_s=playhead if isinstance(playhead, (int, float)) else 0,
             details=details,
-            qoe=self._qoe(place, collection),
-            custom_metadata=self._metadata(kind, place, collection),
+            qoe=qoe,
+            custom_metadata=metadata,
             states_started=started,
             states_ended=ended,
             utc_offset_min=moment.utc_offset_min if moment else None,
-            unknown=unknown,
+            unknown=self._taken(),
         )
 
     def _details(
-        self, place: str, collection: Mapping[str, Any], member: str, rules: Mapping[str, Rule]
+        self, place: str, collection: Mapping[str, Any], member: str, rules: Members
     ) -> Mapping[str, Any]:
         sent = collection.get(member)
         if type(sent) is not dict:
@@ -271,35 +284,39 @@ class _Reader:
             kept[name] = value
         if kind not in EDGE_METADATA_KINDS:
             self.flags.add("custom_metadata_ignored")
-            return None
         return kept or None
 
     def _strange(
         self, kind: Kind, place: str, event: Mapping[str, Any], collection: Mapping[str, Any], own: str
-    ) -> dict[str, Any] | None:
-        """Return the undocumented members of an event; details that it may not carry are flagged too."""
-        strange = {name: event[name] for name in event if name not in _EVENT_MEMBERS}
+    ) -> None:
+        """Keep the undocumented members of an event, and details that it may not carry."""
         for name, value in collection.items():
-            if name in _COLLECTION or name in {own, "sessionID"}:
+            if name in _COLLECTION or name == own:
                 continue
-            if name in EDGE_DETAIL_MEMBERS:
+            if name in _STATE_LISTS and kind is Kind.STATES_UPDATE:
+                continue
+            if name == "sessionID":
+                if self._ignore_session_id:
+                    self._keep(f"{place}.{name}", value, "session_id_ignored")
+            elif name in EDGE_DETAIL_MEMBERS or name in _STATE_LISTS:
                 if self._strict:
                     self._problem(f"{place}.{name}", "not_allowed", f"is not allowed on media.{kind.value}")
-                self.flags.add("details_ignored")
-                strange[name] = value
+                self._keep(f"{place}.{name}", value, "details_ignored")
             else:
-                self._unknown(f"{place}.{name}")
-                strange[name] = value
-        for name in event:
-            if name not in _EVENT_MEMBERS:
-                self._unknown(f"{place.removesuffix('.mediaCollection')}.{name}")
-        return strange or None
+                self._unknown(f"{place}.{name}", value)
+        self._others(place.removesuffix(".mediaCollection"), event, _EVENT_MEMBERS)
+
+    def _others(self, place: str, values: Mapping[str, Any], known: frozenset[str]) -> None:
+        if not values.keys() <= known:
+            for name, value in values.items():
+                if name not in known:
+                    self._unknown(f"{place}.{name}", value)
 
     def _visitor(self, xdm: Mapping[str, Any]) -> Visitor:
         sent = self._object("$.xdm", xdm, "identityMap")
         if sent is None:
             if self._strict and "identityMap" not in xdm:
-                self._problem("$.xdm.identityMap", "required", "Missing required field")
+                self._problem(_NO_IDENTITY, "required", "Missing required field")
             return Visitor()
         identities: list[Identity] = []
         for namespace, items in sent.items():
@@ -334,6 +351,9 @@ class _Reader:
             at = at.get(name) if type(at) is dict else None
         if type(at) is not dict:
             return None
+        for name, value in at.items():
+            if type(value) is not str:
+                self._unknown(f"$._data.__adobe.analytics.contextData.{name}", value)
         return {name: value for name, value in at.items() if type(value) is str} or None
 
     def _moment(self, place: str, values: Mapping[str, Any], name: str, *, required: bool) -> Moment | None:
@@ -366,15 +386,18 @@ class _Reader:
         self._problem(place, "type", "must be an object")
         return False
 
-    def _values(self, place: str, values: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+    def _values(self, place: str, values: Mapping[str, Any], rules: Members) -> None:
+        plain = rules.plain
         for name, value in values.items():
+            if value and type(value) is plain.get(name):
+                continue
             rule = rules.get(name)
             if rule is None:
-                self._unknown(f"{place}.{name}")
+                self._unknown(f"{place}.{name}", value)
             else:
                 self._value(f"{place}.{name}", rule, value)
-        for name, rule in rules.items():
-            if rule.required and name not in values:
+        for name in rules.required:
+            if name not in values:
                 self._problem(f"{place}.{name}", "required", "Missing required field")
 
     def _value(self, place: str, rule: Rule, value: Any) -> None:
@@ -384,16 +407,33 @@ class _Reader:
         elif rule.fraction_ok and type(value) is float and not value.is_integer():
             self.flags.add("fraction_rounded")
 
-    def _unknown(self, place: str) -> None:
+    def _unknown(self, place: str, value: Any) -> None:
         if self._strict:
             self._problem(place, "additionalProperties", "is not a documented member")
         else:
-            self.flags.add("unknown_member")
+            self._keep(place, value, "unknown_member")
+
+    def _keep(self, place: str, value: Any, flag: str) -> None:
+        self.flags.add(flag)
+        self._kept[place.removeprefix(f"{_EVENTS}[{self._index}].")] = value
+
+    def _taken(self) -> dict[str, Any] | None:
+        """Return what is kept of the event since the last one, by its place."""
+        kept = self._kept
+        if not kept:
+            return None
+        self._kept = {}
+        return kept
 
     def _problem(self, pointer: str, rule: str, message: str) -> None:
         self.problems.append(Problem(pointer, rule, message, self._index, self._type))
 
 
+_ITEM_MEMBERS: Final = frozenset({"xdm", "_data"})
+_XDM_MEMBERS: Final = frozenset(
+    {"eventType", "identityMap", "implementationDetails", "mediaDownloadedEvents", "timestamp"}
+    | {"mediaCollection"}  # the published OpenAPI wants it here, by a slip (`spec/media-edge.md` 1.2)
+)
 _EVENT_MEMBERS: Final = frozenset({"mediaEventTimestamp", "mediaEventType", "mediaCollection"})
 _NO_QOE: Final = Qoe()
 

@@ -11,6 +11,9 @@ _FORM: Final = re.compile(
 )
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
+FIRST_MS: Final = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // _MS
+LAST_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999, the end of every calendar library."""
 
 
 class Moment(NamedTuple):
@@ -32,11 +35,14 @@ def parse_moment(text: str) -> Moment | None:
             return None
         offset = (int(offset_h) * 60 + int(offset_min)) * (-1 if sign == "-" else 1)
     try:
-        local = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second), tzinfo=UTC)
+        # A leap second, which RFC 3339 allows, is the first of the next minute here, as in Unix time.
+        whole = 59 if second == "60" else int(second)
+        local = datetime(int(year), int(month), int(day), int(hour), int(minute), whole, tzinfo=UTC)
     except ValueError:
         return None
     fraction_ms = int(((fraction or "0") + "00")[:3])
-    return Moment((local - _EPOCH) // _MS - offset * 60_000 + fraction_ms, offset)
+    at_ms = (local - _EPOCH) // _MS - offset * 60_000 + fraction_ms + (1000 if second == "60" else 0)
+    return Moment(at_ms, offset) if FIRST_MS <= at_ms <= LAST_MS else None
 
 
 def format_moment(at_ms: int, utc_offset_min: int | None = None) -> str:

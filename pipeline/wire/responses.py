@@ -46,6 +46,9 @@ EDGE_ERRORS: Final[dict[str, EdgeError]] = {
     "EXEG-0102-400": EdgeError(400, "Invalid request field", "A field of the request has another type."),
     "EXEG-0103-400": EdgeError(400, "Missing required value", "The request has no events."),
     "EXEG-0109-408": EdgeError(408, "Empty request", "The body is empty."),
+    "EXEG-0306-400": EdgeError(
+        400, "Event is missing primary identity", "The datastream is strict, and an event has no identityMap."
+    ),
     "EXEG-0111-415": EdgeError(415, "Invalid request", "The content type or coding is not supported."),
     "EXEG-0112-413": EdgeError(413, "Invalid request", "The body is larger than the limit."),
 }
@@ -146,6 +149,16 @@ def edge_answer(
             },
         ],
     }
+    if datastream.new_session_handle:
+        answer["handle"] += [
+            {
+                "type": "media-analytics:new-session",
+                "payload": [{"sessionId": session_id}],
+                "eventIndex": index,
+            }
+            for index, session_id in enumerate(session_ids)
+            if session_id
+        ]
     if errors:
         answer["errors"] = [_item_error(index, problems) for index, problems in errors.items()]
     return _encode(answer)

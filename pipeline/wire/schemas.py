@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
@@ -12,13 +11,12 @@ from pipeline.wire.tables import (
     CUSTOMER_IDS,
     EVENTS,
     METADATA_KEY,
-    PLAYHEAD,
+    PLAYER_TIME,
     STATE,
     STATE_LISTS,
-    TS,
     EventType,
 )
-from pipeline.wire.values import Rule, schema_of
+from pipeline.wire.values import Members, schema_of
 
 EVENT_TYPES: Final[tuple[str, ...]] = tuple(EVENTS)
 DRAFT: Final = "http://json-schema.org/draft-07/schema#"
@@ -35,7 +33,7 @@ def schema(event_type: str, *, strict: bool = False) -> dict[str, Any]:
         "type": "object",
         "properties": {
             "eventType": {"type": "string", "enum": [event_type]},
-            "playerTime": _object({"playhead": PLAYHEAD, "ts": TS}, strict=strict),
+            "playerTime": _object(PLAYER_TIME, strict=strict),
             "params": _params(event_type, event, strict=strict),
             "qoeData": _object(event.qoe, strict=strict),
             "customMetadata": {
@@ -64,14 +62,13 @@ def _params(event_type: str, event: EventType, *, strict: bool) -> dict[str, Any
     return params
 
 
-def _object(rules: Mapping[str, Rule], *, strict: bool) -> dict[str, Any]:
+def _object(rules: Members, *, strict: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "type": "object",
         "properties": {name: schema_of(rule, strict=strict) for name, rule in rules.items()},
     }
-    required = [name for name, rule in rules.items() if rule.required]
-    if required:
-        found["required"] = required
+    if rules.required:
+        found["required"] = list(rules.required)
     if strict:
         found["additionalProperties"] = False
     return found

@@ -7,25 +7,27 @@ the session, ad, break and chapter values are those of `pipeline.session.fields`
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from pipeline.session.fields import AD, CHAPTER, POD, SESSION, Field, Type
 from pipeline.session.model import Kind
-from pipeline.wire.values import Rule
+from pipeline.wire.moments import LAST_MS
+from pipeline.wire.values import Members, Rule
 
 STATE_NAME: Final = re.compile(r"[a-zA-Z0-9_.]{1,64}")
+ONE_LINE: Final = re.compile(r".+")
+"""What XDM wants of names: at least one character, and no line break."""
 METADATA_KEY: Final = re.compile(r"[a-zA-Z0-9_.]+")
-
-LAST_MS: Final = 253_402_300_799_999
-"""The last millisecond of the year 9999, the end of every calendar library."""
 
 PLAYHEAD: Final = Rule(Type.NUMBER, required=True, minimum=0)
 TS: Final = Rule(Type.INTEGER, required=True, minimum=0, maximum=LAST_MS)
 
+PLAYER_TIME: Final = Members({"playhead": PLAYHEAD, "ts": TS})
+
 _SOURCES: Final = ("player", "external")
 _TEXT: Final = Rule(Type.STRING)
 _ID: Final = Rule(Type.STRING, required=True, non_empty=True)
+_NAME: Final = Rule(Type.STRING, required=True, non_empty=True, pattern=ONE_LINE)
 _FLAG: Final = Rule(Type.BOOLEAN)
 _QUALITY: Final = Rule(Type.INTEGER, minimum=0, fraction_ok=True)
 
@@ -41,11 +43,11 @@ _MINIMUM: Final[dict[str, int]] = {
 
 
 def _rule(row: Field) -> Rule:
-    return Rule(row.type, row.required, row.non_empty, _MINIMUM.get(row.param))
+    return Rule(row.type, row.required, row.non_empty, _MINIMUM.get(row.param or ""))
 
 
-def _params(rows: tuple[Field, ...]) -> dict[str, Rule]:
-    return {row.param: _rule(row) for row in rows}
+def _params(rows: tuple[Field, ...]) -> Members:
+    return Members({row.param: _rule(row) for row in rows if row.param})
 
 
 BACK_END: Final[dict[str, Rule]] = {
@@ -64,51 +66,59 @@ BACK_END: Final[dict[str, Rule]] = {
 """The params of sessionStart that say where calls go and who watched."""
 
 CUSTOMER_IDS: Final = "visitor.customerIDs"
-CUSTOMER_ID: Final[dict[str, Rule]] = {
-    "id": Rule(Type.STRING, required=True),
-    "authState": Rule(Type.INTEGER, enum=(0, 1, 2)),
-}
+CUSTOMER_ID: Final = Members(
+    {
+        "id": Rule(Type.STRING, required=True),
+        "authState": Rule(Type.INTEGER, enum=(0, 1, 2)),
+    }
+)
 
-QOE: Final[dict[str, Rule]] = {
-    "media.qoe.bitrate": _QUALITY,
-    "media.qoe.droppedFrames": _QUALITY,
-    "media.qoe.framesPerSecond": _QUALITY,
-    "media.qoe.timeToStart": _QUALITY,
-}
-QOE_ERROR: Final[dict[str, Rule]] = {
-    **QOE,
-    "media.qoe.errorID": Rule(Type.STRING, non_empty=True),
-    "media.qoe.errorSource": Rule(Type.STRING, enum=_SOURCES),
-}
+QOE: Final = Members(
+    {
+        "media.qoe.bitrate": _QUALITY,
+        "media.qoe.droppedFrames": _QUALITY,
+        "media.qoe.framesPerSecond": _QUALITY,
+        "media.qoe.timeToStart": _QUALITY,
+    }
+)
+QOE_ERROR: Final = Members(
+    {
+        **QOE,
+        "media.qoe.errorID": Rule(Type.STRING, non_empty=True),
+        "media.qoe.errorSource": Rule(Type.STRING, enum=_SOURCES),
+    }
+)
 """What SDKs send with an error (`spec/media-collection.md` 6.8)."""
 
-STATE: Final[dict[str, Rule]] = {"media.state.name": Rule(Type.STRING, required=True, pattern=STATE_NAME)}
+STATE: Final = Members({"media.state.name": Rule(Type.STRING, required=True, pattern=STATE_NAME)})
 STATE_LISTS: Final = ("statesStart", "statesEnd")
 
-_NONE: Final[Mapping[str, Rule]] = {}
+_NONE: Final = Members({})
 
 
 class EventType(NamedTuple):
     """One event type of the Media Collection API: its params, and the fields that become details."""
 
     kind: Kind
-    params: Mapping[str, Rule] = _NONE
+    params: Members = _NONE
     fields: tuple[Field, ...] = ()
     carries_metadata: bool = False
-    qoe: Mapping[str, Rule] = QOE
+    qoe: Members = QOE
 
     @property
     def needs_params(self) -> bool:
         """Whether a required param makes `params` itself required."""
-        return self.kind is Kind.STATES_UPDATE or any(rule.required for rule in self.params.values())
+        return self.kind is Kind.STATES_UPDATE or bool(self.params.required)
 
 
-_AD_PARAMS: Final = {**_params(AD), "media.ad.podFriendlyName": _TEXT}
+POD_NAME: Final = "media.ad.podFriendlyName"
+"""Documented on adBreakStart; documented samples send it with adStart (`spec/media-collection.md` 6.37)."""
+_AD_PARAMS: Final = Members({**_params(AD), POD_NAME: _TEXT})
 
 EVENTS: Final[dict[str, EventType]] = {
     **{kind.value: EventType(kind) for kind in Kind},
     "sessionStart": EventType(
-        Kind.SESSION_START, {**BACK_END, **_params(SESSION)}, SESSION, carries_metadata=True
+        Kind.SESSION_START, Members({**BACK_END, **_params(SESSION)}), SESSION, carries_metadata=True
     ),
     "adBreakStart": EventType(Kind.AD_BREAK_START, _params(POD), POD),
     "adStart": EventType(Kind.AD_START, _AD_PARAMS, AD, carries_metadata=True),
@@ -116,7 +126,7 @@ EVENTS: Final[dict[str, EventType]] = {
     "bitrateChange": EventType(Kind.BITRATE_CHANGE, QOE),
     "error": EventType(
         Kind.ERROR,
-        {"media.errorId": _TEXT, "media.errorSource": Rule(Type.STRING, enum=_SOURCES)},
+        Members({"media.errorId": _TEXT, "media.errorSource": Rule(Type.STRING, enum=_SOURCES)}),
         qoe=QOE_ERROR,
     ),
     "stateStart": EventType(Kind.STATES_UPDATE, STATE),
@@ -125,13 +135,15 @@ EVENTS: Final[dict[str, EventType]] = {
 }
 """The 20 event types of the Media Collection API by name."""
 
+BARE: Final[dict[str, Kind]] = {name: event.kind for name, event in EVENTS.items() if not event.needs_params}
+"""Those that may come as nothing but a type and a time."""
+
 
 class Details(NamedTuple):
     """One details object of a Media Edge event: its member name and its members."""
 
     member: str
-    members: Mapping[str, Rule]
-    optional: bool = False
+    members: Members
 
 
 _EDGE_RULES: Final[dict[str, Rule]] = {
@@ -140,27 +152,32 @@ _EDGE_RULES: Final[dict[str, Rule]] = {
 }
 
 
-def _members(rows: tuple[Field, ...]) -> dict[str, Rule]:
-    """Return the XDM members: numbers are whole, only names must not be empty (`spec/media-edge.md` 1.4)."""
-    return {
-        row.member: _EDGE_RULES.get(row.member)
-        or Rule(
-            Type.INTEGER if row.type is Type.NUMBER else row.type,
-            row.required,
-            row.member == "name",
-            _MINIMUM.get(row.param),
-        )
-        for row in rows
-        if row.in_xdm
+def _members(rows: tuple[Field, ...]) -> Members:
+    """Return the XDM members: numbers are whole, only names must be something (`spec/media-edge.md` 1.4)."""
+    return Members(
+        {
+            row.member: _EDGE_RULES.get(row.member)
+            or Rule(
+                Type.INTEGER if row.type is Type.NUMBER else row.type,
+                row.required,
+                row.member == "name",
+                _MINIMUM.get(row.param or ""),
+                pattern=ONE_LINE if row.member == "name" else None,
+            )
+            for row in rows
+            if row.in_xdm
+        }
+    )
+
+
+EDGE_QOE: Final = Members(
+    {
+        "bitrate": _QUALITY,
+        "droppedFrames": _QUALITY,
+        "framesPerSecond": _QUALITY,
+        "timeToStart": _QUALITY,
     }
-
-
-EDGE_QOE: Final[dict[str, Rule]] = {
-    "bitrate": _QUALITY,
-    "droppedFrames": _QUALITY,
-    "framesPerSecond": _QUALITY,
-    "timeToStart": _QUALITY,
-}
+)
 
 EDGE_DETAILS: Final[dict[Kind, Details]] = {
     Kind.SESSION_START: Details("sessionDetails", _members(SESSION)),
@@ -169,25 +186,31 @@ EDGE_DETAILS: Final[dict[Kind, Details]] = {
     Kind.CHAPTER_START: Details("chapterDetails", _members(CHAPTER)),
     Kind.ERROR: Details(
         "errorDetails",
-        {"name": _ID, "source": Rule(Type.STRING, required=True, enum=_SOURCES)},
+        Members({"name": _NAME, "source": Rule(Type.STRING, required=True, enum=_SOURCES)}),
     ),
 }
 EDGE_DETAIL_MEMBERS: Final = frozenset(details.member for details in EDGE_DETAILS.values())
 EDGE_KINDS: Final[dict[str, Kind]] = {f"media.{kind.value}": kind for kind in Kind}
 EDGE_METADATA_KINDS: Final = frozenset({Kind.SESSION_START, Kind.AD_START, Kind.CHAPTER_START})
 EDGE_PLAYHEAD: Final = Rule(Type.INTEGER, required=True, minimum=0)
-EDGE_STATE: Final[dict[str, Rule]] = {"name": Rule(Type.STRING, required=True, pattern=STATE_NAME)}
-EDGE_IDENTITY: Final[dict[str, Rule]] = {
-    "id": Rule(Type.STRING, required=True),
-    "authenticatedState": Rule(Type.STRING, enum=("ambiguous", "authenticated", "loggedOut")),
-    "primary": _FLAG,
-}
-EDGE_IMPLEMENTATION: Final[dict[str, Rule]] = {
-    "name": _TEXT,
-    "version": _TEXT,
-    "environment": Rule(Type.STRING, enum=("browser", "app", "device", "server", "iot")),
-}
-EDGE_METADATA: Final[dict[str, Rule]] = {
-    "name": Rule(Type.STRING, required=True),
-    "value": Rule(Type.STRING, required=True),
-}
+EDGE_STATE: Final = Members({"name": Rule(Type.STRING, required=True, pattern=STATE_NAME)})
+EDGE_IDENTITY: Final = Members(
+    {
+        "id": _NAME,
+        "authenticatedState": Rule(Type.STRING, enum=("ambiguous", "authenticated", "loggedOut")),
+        "primary": _FLAG,
+    }
+)
+EDGE_IMPLEMENTATION: Final = Members(
+    {
+        "name": _TEXT,
+        "version": _TEXT,
+        "environment": Rule(Type.STRING, enum=("browser", "app", "device", "server", "iot")),
+    }
+)
+EDGE_METADATA: Final = Members(
+    {
+        "name": Rule(Type.STRING, required=True),
+        "value": Rule(Type.STRING, required=True),
+    }
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from pipeline.session.fields import Type
@@ -23,6 +24,20 @@ class Rule(NamedTuple):
     pattern: re.Pattern[str] | None = None
     fraction_ok: bool = False
     nullable: bool = False
+
+
+class Members(dict[str, Rule]):
+    """The rules of one object's members by name, with what the hot path asks of them."""
+
+    def __init__(self, rules: Mapping[str, Rule]) -> None:
+        super().__init__(rules)
+        self.required = tuple(name for name, rule in rules.items() if rule.required)
+        self.plain: Mapping[str, type] = {
+            name: _PYTHON[rule.type][0]
+            for name, rule in rules.items()
+            if rule.type in (Type.STRING, Type.BOOLEAN) and rule.enum is None and rule.pattern is None
+        }
+        """Members for which any value but an empty one is right, if it has this type."""
 
 
 class Fault(NamedTuple):
@@ -65,7 +80,7 @@ def _string_fault(rule: Rule, value: str) -> Fault | None:
     return _member(rule, value)
 
 
-def _bounds(rule: Rule, value: float) -> Fault | None:
+def _bounds(rule: Rule, value: Any) -> Fault | None:
     if rule.minimum is not None and value < rule.minimum:
         return Fault("minimum", f"must be at least {rule.minimum}")
     if value > rule.maximum or value < -NUMBER_LIMIT:

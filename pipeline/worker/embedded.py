@@ -16,6 +16,8 @@ import structlog
 from pipeline.contract.ports import Commits, Unavailable, Uploads
 from pipeline.metrics import Meters
 from pipeline.topology import UPLOADS, Topology
+from pipeline.traces import OFF, Traces
+from pipeline.worker.report import report
 
 _log = structlog.get_logger("pipeline.worker")
 
@@ -42,7 +44,9 @@ class EmbeddedWorker:
         partitions: int,
         batch_records: int,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        traces: Traces = OFF,
     ) -> None:
+        self._traces = traces
         self._topology = topology
         self._home = home
         self._meters = meters
@@ -79,16 +83,21 @@ class EmbeddedWorker:
         if not batch:
             return 0
         started = time.perf_counter()
-        processed = self._topology.process(
-            batch, lambda keys: self._home.known(partition, keys), self._now_ms()
-        )
         next_offset = batch[-1].offset + 1
-        self._home.commit(partition, processed.records, next_offset)
+        with self._traces.batch(batch) as spans:
+            with spans.step("stages"):
+                processed = self._topology.process(
+                    batch,
+                    lambda keys: self._home.known(partition, keys),
+                    self._now_ms(),
+                    headers_of=spans.headers_of,
+                )
+            begun = time.perf_counter()
+            with spans.step("transaction"):
+                self._home.commit(partition, processed.records, next_offset)
         self._positions[partition] = next_offset
-        for (name, *labels), number in processed.counts.items():
-            self._meters.count(name, *labels, by=number)
-        for fault in processed.faults:
-            _log.error("internal_error", partition=partition, error=fault)
+        self._meters.observe("pipeline_transaction_seconds", time.perf_counter() - begun)
+        report(processed, len(batch), self._meters)
         self._meters.observe("pipeline_batch_seconds", time.perf_counter() - started)
         self._meters.observe("pipeline_batch_records", len(batch))
         return len(batch)

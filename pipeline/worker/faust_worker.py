@@ -11,50 +11,32 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections.abc import Callable
 from typing import Any, Final
 
 import faust
 import structlog
+from faust.exceptions import AlreadyConfiguredWarning
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from pipeline.contract.ports import Fenced, Unavailable
-from pipeline.contract.record import StoredRecord
+from pipeline.contract.ports import PositionUnusable
 from pipeline.kafka.lanes import Lanes
 from pipeline.metrics import Meters
 from pipeline.settings import Settings
-from pipeline.topology import UPLOADS, Processed, Topology
+from pipeline.topology import UPLOADS, Topology
+from pipeline.traces import OFF, Traces
+from pipeline.worker.carrier import Carrier, Ending
+from pipeline.worker.ownership import Ownership
 from pipeline.worker.progress import Progress
 
 _log = structlog.get_logger("pipeline.worker")
 
-EXIT_FENCED: Final = 3
-EXIT_STUCK: Final = 4
-TAKE_OVER_DEADLINE_S: Final = 60.0
-TRANSACTION_DEADLINE_S: Final = 60.0
 WITHIN_S: Final = 0.02
 OBSERVE_S: Final = 1.0
-LANE_THREADS: Final = 24
-
-
-class Positions:
-    """What this worker owns: the lanes, and per partition the offset that is expected next."""
-
-    def __init__(self, lanes: Lanes) -> None:
-        self.lanes = lanes
-        self.expected: dict[int, int] = {}
-        self.generation: int | None = None
-        self.pool = ThreadPoolExecutor(LANE_THREADS, "lanes")
-        self.stages = ThreadPoolExecutor(1, "stages")
-        self.lock = asyncio.Lock()
-
-    def take_over(self, partitions: Sequence[int]) -> dict[int, int]:
-        """Fence the earlier owners of these partitions; return the positions to read from."""
-        for lost in set(self.expected) - set(partitions):
-            self.lanes.release(lost)
-        return dict(zip(partitions, self.pool.map(self.lanes.take_over, partitions), strict=True))
+ADVISE_S: Final = 5.0
+NEVER_S: Final = 86_400.0
 
 
 class TransactionalConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is untyped here
@@ -76,31 +58,32 @@ class TransactionalConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's watchdog looks for commits, which never come."""
 
+    async def on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
+        """Give the take-over all the time that it needs: its own deadline measures progress."""
+        # Faust ends its recovery in silence when `perform_seek` outlasts this setting. aiokafka has
+        # copied its value before, for its requests.
+        with warnings.catch_warnings(action="ignore", category=AlreadyConfiguredWarning):
+            self.app.conf.broker_request_timeout = NEVER_S
+        await super().on_partitions_assigned(assigned, generation_id)
+
     async def perform_seek(self) -> None:
         """Take the assigned partitions over and seek; called again in one generation, rewind."""
-        positions: Positions = self.app.pipeline_positions
-        async with positions.lock:
-            generation = self.app.consumer_generation_id
-            assigned = sorted(tp.partition for tp in self.assignment())
-            if positions.generation != generation:
-                positions.expected = dict(await self._take_over(positions, assigned))
-                positions.generation = generation
-            # A repeated call in one generation rewinds too: records fetched while the flow was stopped
-            # were thrown away, so an early return would lose them.
-            if self.app.consumer_generation_id != generation:
-                return
-            topic = self.app.pipeline_topic
-            await self.seek_wait({TP(topic, p): positions.expected[p] for p in assigned})
-
-    async def _take_over(self, positions: Positions, assigned: Sequence[int]) -> Mapping[int, int]:
-        started = time.monotonic()
-        work = asyncio.get_running_loop().run_in_executor(None, positions.take_over, assigned)
+        ownership: Ownership = self.app.pipeline_ownership
+        generation = self.app.consumer_generation_id
+        assigned = sorted(tp.partition for tp in self.assignment())
         try:
-            offsets = await asyncio.wait_for(work, TAKE_OVER_DEADLINE_S)
+            await ownership.taken(generation, assigned)
+        except PositionUnusable as error:
+            self.app.end(Ending.UNFIT, "position_unusable", error)
         except Exception as error:  # noqa: BLE001 - Faust's recovery would end silently, whatever it was
-            die(EXIT_STUCK, "take_over_failed", error)
-        _log.info("taken_over", partitions=list(assigned), took_s=round(time.monotonic() - started, 2))
-        return offsets
+            self.app.end(Ending.STUCK, "take_over_failed", error)
+        self.app.pipeline_progress.rest(time.monotonic())  # Faust's timers begin after the first take-over
+        # A repeated call in one generation rewinds: records fetched while the flow was stopped were thrown
+        # away, so an early return would lose them.
+        if self.app.consumer_generation_id != generation or ownership.generation != generation:
+            return
+        topic = self.app.pipeline_topic
+        await self.seek_wait({TP(topic, p): ownership.expected[p] for p in assigned})
 
 
 class Transport(driver.Transport):  # type: ignore[misc]  # as above
@@ -112,17 +95,21 @@ class Transport(driver.Transport):  # type: ignore[misc]  # as above
 class App(faust.App):  # type: ignore[misc]  # as above
     """A Faust app on our transport."""
 
-    pipeline_positions: Positions
+    pipeline_ownership: Ownership
+    pipeline_progress: Progress
     pipeline_topic: str
 
     def _new_transport(self) -> Any:
         return Transport(self.conf.broker_consumer, self)
 
+    def is_flowing(self) -> bool:
+        """Return whether neither a stop nor a rebalance waits for the batch in hand."""
+        return bool(self.consumer.flow_active and not self.should_stop)
 
-def die(code: int, event: str, error: object) -> Any:
-    """End the process at once: nothing of the batch in hand is committed."""
-    _log.error(event, error=repr(error), exit_code=code)
-    os._exit(code)
+    def end(self, ending: Ending, event: str, error: object, **members: object) -> Any:
+        """End the process at once: nothing of the batch in hand is committed."""
+        _log.error(event, **members, error=str(error) or repr(error), exit_code=ending.value)
+        os._exit(ending.value)
 
 
 def make_app(
@@ -132,6 +119,7 @@ def make_app(
     meters: Meters,
     progress: Progress,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    traces: Traces = OFF,
 ) -> App:
     """Return the Faust app that carries uploads through the topology."""
     app = App(
@@ -154,141 +142,58 @@ def make_app(
         worker_redirect_stdouts=False,
         worker_hijack_root_logger=False,
     )
-    app.pipeline_positions = Positions(lanes)
+    app.pipeline_ownership = ownership = Ownership(lanes)
+    app.pipeline_progress = progress
     app.pipeline_topic = settings.kafka_topic_prefix + UPLOADS
     source = app.topic(app.pipeline_topic, key_type=bytes, value_type=bytes)
-    carrier = _Carrier(app, topology, meters, now_ms, settings.worker_batch_bytes)
+    carrier = Carrier(settings, topology, ownership, meters, now_ms, app.end, app.is_flowing, traces)
 
     @app.agent(source, name="uploads")  # type: ignore[untyped-decorator]  # as above
     async def uploads(stream: Any) -> None:
         async for batch in stream.noack_take(settings.worker_batch_records, within=WITHIN_S):
-            await carrier.carry(batch)
+            await carrier.carry([event.message for event in batch], app.consumer_generation_id)
+            for event in batch:
+                event.ack()
 
     @app.timer(interval=OBSERVE_S)  # type: ignore[untyped-decorator]  # as above
     async def observe() -> None:
         observe_progress(app, meters, progress)
+        sizes = await asyncio.get_running_loop().run_in_executor(ownership.pool, lanes.sizes)
+        meters.replace("pipeline_index_entries", {str(p): size.entries for p, size in sizes.items()})
+        meters.set("pipeline_index_bytes", sum(size.bytes for size in sizes.values()))
+
+    @app.timer(interval=OBSERVE_S)  # type: ignore[untyped-decorator]  # as above
+    async def forget() -> None:
+        loop = asyncio.get_running_loop()
+        for partition in list(ownership.committed):
+            await loop.run_in_executor(ownership.pool, lanes.sweep, partition)
+
+    @app.timer(interval=ADVISE_S)  # type: ignore[untyped-decorator]  # as above
+    async def advise() -> None:
+        await asyncio.get_running_loop().run_in_executor(None, lanes.advise, dict(ownership.committed))
 
     return app
 
 
 def observe_progress(app: App, meters: Meters, progress: Progress) -> None:
-    """Measure lag and progress; a worker that is stuck ends itself, so that it is restarted."""
-    positions = dict(app.pipeline_positions.expected)
-    if app.pipeline_positions.generation is None:
+    """Measure lag, progress and the index; `watch` ends a worker that makes no progress."""
+    ownership = app.pipeline_ownership
+    positions = dict(ownership.committed)
+    now = time.monotonic()
+    if ownership.generation is None:
+        progress.rest(now)  # a take-over has a deadline of its own
         return
     lag = {}
     for partition, position in positions.items():
         try:
             end = app.consumer.highwater(TP(app.pipeline_topic, partition))
         except AssertionError:  # aiokafka's way to say that a rebalance has just taken the partition
+            progress.rest(now)
             return
         lag[partition] = max(0, (end or 0) - position)
-        meters.set("pipeline_partition_lag_records", lag[partition], str(partition))
+    meters.replace("pipeline_partition_lag_records", {str(p): number for p, number in lag.items()})
     meters.set("pipeline_lag_records", sum(lag.values()))
-    now = time.monotonic()
     progress.observe(now, positions, lag)
-    if progress.is_sick(now):
-        die(EXIT_STUCK, "stuck", {p: n for p, n in lag.items() if n})
-
-
-class _Carrier:
-    """Carries one batch: process by partition, one transaction each, then let the messages go."""
-
-    def __init__(
-        self, app: App, topology: Topology, meters: Meters, now_ms: Callable[[], int], batch_bytes: int
-    ) -> None:
-        self._app = app
-        self._topology = topology
-        self._meters = meters
-        self._now_ms = now_ms
-        self._batch_bytes = batch_bytes
-
-    async def carry(self, batch: Sequence[Any]) -> None:
-        """Commit what this batch gives; records of an earlier generation are left to their new owner."""
-        positions = self._app.pipeline_positions
-        started = time.perf_counter()
-        by_partition: dict[int, list[StoredRecord]] = {}
-        for event in batch:
-            self._sort_in(event.message, by_partition, positions)
-        carried = [self._carry_partition(partition, records) for partition, records in by_partition.items()]
-        try:
-            await asyncio.wait_for(asyncio.gather(*carried), TRANSACTION_DEADLINE_S)
-        except Fenced as error:
-            die(EXIT_FENCED, "fenced", error)
-        except (TimeoutError, Unavailable) as error:
-            die(EXIT_STUCK, "not_committed", error)
-        for event in batch:
-            event.ack()
-        self._meters.observe("pipeline_batch_seconds", time.perf_counter() - started)
-        self._meters.observe("pipeline_batch_records", len(batch))
-
-    def _sort_in(
-        self, message: Any, by_partition: dict[int, list[StoredRecord]], positions: Positions
-    ) -> None:
-        partition, offset = message.partition, message.offset
-        expected = positions.expected.get(partition)
-        is_current = message.generation_id in (None, self._app.consumer_generation_id)
-        if expected is None or not is_current or offset < expected:
-            return
-        if offset > expected and expected > 0:
-            # media.uploads has no legitimate gaps but those that retention makes.
-            _log.warning("offsets_missing", partition=partition, expected=expected, offset=offset)
-        positions.expected[partition] = offset + 1
-        by_partition.setdefault(partition, []).append(stored_record(message))
-
-    async def _carry_partition(self, partition: int, records: Sequence[StoredRecord]) -> None:
-        """Process one partition's records and commit them, in transactions of bounded size.
-
-        The stages of all partitions share one thread (they only compute); commits wait in many.
-        """
-        positions, loop = self._app.pipeline_positions, asyncio.get_running_loop()
-        for part in bounded(records, self._batch_bytes):
-            processed = await loop.run_in_executor(positions.stages, self._process, partition, part)
-            await loop.run_in_executor(
-                positions.pool, self._commit, partition, processed, part[-1].offset + 1
-            )
-
-    def _process(self, partition: int, records: Sequence[StoredRecord]) -> Processed:
-        lanes = self._app.pipeline_positions.lanes
-        return self._topology.process(records, lambda keys: lanes.known(partition, keys), self._now_ms())
-
-    def _commit(self, partition: int, processed: Processed, next_offset: int) -> None:
-        started = time.perf_counter()
-        self._app.pipeline_positions.lanes.commit(partition, processed.records, next_offset)
-        self._meters.observe("pipeline_transaction_seconds", time.perf_counter() - started)
-        for (name, *labels), number in processed.counts.items():
-            self._meters.count(name, *labels, by=number)
-        for fault in processed.faults:
-            _log.error("internal_error", partition=partition, error=fault)
-
-
-def bounded(records: Sequence[StoredRecord], most_bytes: int) -> Iterator[Sequence[StoredRecord]]:
-    """Yield the records in runs of at most so many bytes of value, or of one record."""
-    run: list[StoredRecord] = []
-    size = 0
-    for record in records:
-        more = len(record.value or b"")
-        if run and size + more > most_bytes:
-            yield run
-            run, size = [], 0
-        run.append(record)
-        size += more
-    if run:
-        yield run
-
-
-def stored_record(message: Any) -> StoredRecord:
-    """Return Faust's message as the stages read it, original bytes and all."""
-    headers = message.headers.items() if isinstance(message.headers, Mapping) else message.headers or ()
-    return StoredRecord(
-        topic=UPLOADS,
-        partition=message.partition,
-        offset=message.offset,
-        key=message.key or b"",
-        value=message.value,
-        timestamp_ms=round(message.timestamp * 1000),
-        headers=tuple((str(name), bytes(value or b"")) for name, value in headers),
-    )
 
 
 def credentials(settings: Settings) -> Any:
@@ -299,6 +204,8 @@ def credentials(settings: Settings) -> Any:
     context = None
     if protocol.endswith("SSL"):
         context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
+        if settings.kafka_cert_file:
+            context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file)
     if protocol.startswith("SASL"):
         return faust.SASLCredentials(
             mechanism=settings.kafka_sasl_mechanism,

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+LOOK_S: Final = 1.0
+LOOKS: Final = 2
+"""So many looks in a row must find the worker sick: one that was frozen has to see its own state first."""
 
 
 class Progress:
@@ -13,23 +20,54 @@ class Progress:
         self._positions: Mapping[int, int] = {}
         self._lag: Mapping[int, int] = {}
         self._moved_at = 0.0
+        self._looked_at: float | None = None
         self._is_working = False
-
-    @property
-    def lag(self) -> Mapping[int, int]:
-        """Uploads that wait, by partition."""
-        return self._lag
 
     def observe(self, now: float, positions: Mapping[int, int], lag: Mapping[int, int]) -> None:
         """Take the committed positions and the lag of every partition that this worker owns."""
         if positions != self._positions or not any(lag.values()):
             self._moved_at = now
-        self._positions, self._lag, self._is_working = dict(positions), dict(lag), True
+        self._positions, self._lag = dict(positions), dict(lag)
+        self._looked_at, self._is_working = now, True
+
+    def waiting(self) -> Mapping[int, int]:
+        """Return how many uploads wait, by partition, where some do."""
+        return {partition: number for partition, number in self._lag.items() if number}
+
+    def rest(self, now: float) -> None:
+        """Take that nothing can move now, while partitions are taken over."""
+        self._moved_at = self._looked_at = now
 
     def is_ready(self) -> bool:
         """Return whether partitions were taken over, or the group gave this worker none."""
         return self._is_working
 
     def is_sick(self, now: float) -> bool:
-        """Return whether uploads have waited for too long while nothing moved."""
-        return any(self._lag.values()) and now - self._moved_at > self._stall_s
+        """Return whether for too long uploads have waited while nothing moved, or nobody has looked.
+
+        The second is an event loop that hangs.
+        """
+        if self._looked_at is None:
+            return False
+        is_blind = now - self._looked_at > self._stall_s
+        return is_blind or (any(self._lag.values()) and now - self._moved_at > self._stall_s)
+
+
+def watch(
+    progress: Progress,
+    monotonic: Callable[[], float],
+    on_sick: Callable[[], object],
+    look_s: float = LOOK_S,
+) -> threading.Thread:
+    """Start a thread that calls `on_sick` once the worker is sick; it needs no event loop to see that."""
+
+    def look() -> None:
+        looks = 0
+        while looks < LOOKS:
+            time.sleep(look_s)
+            looks = looks + 1 if progress.is_sick(monotonic()) else 0
+        on_sick()
+
+    thread = threading.Thread(target=look, name="watch", daemon=True)
+    thread.start()
+    return thread

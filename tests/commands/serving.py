@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import pytest
+import structlog
+
+from pipeline.cli import main
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PIPELINE: Final = Path(sys.executable).with_name("pipeline")
@@ -32,9 +36,29 @@ def run(
         capture_output=True,
         cwd=ROOT,
         env={**os.environ, **(environ or {})},
-        timeout=60,
+        timeout=120,
         check=False,
     )
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], *arguments: str, environ: dict[str, str] | None = None
+) -> str:
+    """Return the one line that the command line ends with and its exit code 2, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PIPELINE_")]:
+            patch.delenv(name)
+        for name, value in (environ or {}).items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["pipeline", *arguments])
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main()
+        finally:
+            structlog.reset_defaults()  # it was told to write where this test reads
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (2, 1), said
+    return said
 
 
 def rows(*arguments: str) -> list[dict[str, Any]]:
@@ -58,7 +82,7 @@ class Served:
         )
         assert self.process.stderr is not None
         lines: list[str] = []
-        guard = threading.Timer(20, self.process.kill)
+        guard = threading.Timer(60, self.process.kill)
         guard.start()
         for line in self.process.stderr:
             lines.append(line)
@@ -67,21 +91,22 @@ class Served:
                 self.base = f"http://127.0.0.1:{found[1]}"
                 guard.cancel()
                 return
+        guard.cancel()
         raise AssertionError("pipeline run did not start:\n" + "".join(lines))
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.base, trust_env=False, timeout=10)
+        return httpx.Client(base_url=self.base, trust_env=False, timeout=30)
 
     def kill(self) -> None:
         self.process.kill()
         self._wait()
 
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
         return self._wait()
 
     def _wait(self) -> int:
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=60)
         assert self.process.stderr is not None
         self.process.stderr.close()
         return code
@@ -104,7 +129,7 @@ def ledger(data_dir: Path) -> dict[str, Any]:
     return found
 
 
-def settled(data_dir: Path, deadline_s: float = 30) -> dict[str, Any]:
+def settled(data_dir: Path, deadline_s: float = 90) -> dict[str, Any]:
     """Return the ledger once nothing is pending."""
     end = time.monotonic() + deadline_s
     while True:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.session.model import Metrics
 from tests.commands.serving import ROOT, run
 from tests.shared import SHARED, needs_shared
 
@@ -29,6 +31,9 @@ def test_a_good_body_gives_its_session_calls_and_rows() -> None:
     assert len(session["session_id"]) == 64
     assert [call["call"] for call in session["analytics_calls"]] == ["mediaStart", "mediaClose"]
     assert {"ts", "ts_ms", "context"} <= set(session["analytics_calls"][0])
+    assert session["analytics_calls"][0]["routes"] == ["examplefilms"]
+    assert {b["metric"] for b in session["explanation"]["metrics"]} == set(Metrics._fields)
+    assert all(b["name"] and b["rule"] for b in session["explanation"]["metrics"])
     assert all(isinstance(value, str) for value in session["analytics_calls"][0]["context"].values())
     assert session["reporting_rows"][0]["eventType"] == "media.sessionStart"
     assert session["reporting_rows"][0]["timestamp"] == "2018-06-26T07:25:23.478Z"
@@ -78,17 +83,61 @@ def test_a_person_sees_a_timeline_and_why_each_number_is_what_it_is() -> None:
         str(EXAMPLES / "sdk-android-sessions.json"),
         "--path",
         "/api/v1/sessions",
-        environ={"COLUMNS": "120"},
+        environ={"COLUMNS": "160"},
     )
     shown = done.stdout.decode()
-    for words in ("playback", "ads", "chapters", "content_time_spent_ms", "because", "Analytics calls"):
+    for words in ("playback", "ads", "chapters", "fullscreen", "Events", "Calls", "Rows"):
         assert words in shown
+    # Each number beside its rule and what made it.
+    assert re.search(r"content time +4:02\.540 time in PLAY .* 1→2 0:00\.040, 7→15 2:10, 16→21 1:52", shown)
+    assert re.search(r"pauses +1 pauseStart that entered PAUSE +event 15", shown)
+    assert re.search(r"average bitrate +3392 kbps 2400 for 75\.04 s, 3800 for 182\.5 s", shown)
+    assert re.search(r"16 +2:29\.040 +play +600 +█ content 0:50", shown)
+    assert re.search(r"chapterClose +1795285940 2026-11-21 18:32:20 +Arrival, 120 s, complete", shown)
+
+
+@pytest.mark.parametrize("columns", ["80", "40", "200"])
+def test_a_timeline_fits_its_terminal(columns: str) -> None:
+    path = ("--path", "/api/v1/sessions")
+    done = run("explain", str(EXAMPLES / "sdk-android-sessions.json"), *path, environ={"COLUMNS": columns})
+    assert done.returncode == 0
+    lines = done.stdout.decode().splitlines()
+    assert max(map(len, lines)) <= max(int(columns), 56)
+    assert any("█" in line for line in lines)
 
 
 def test_a_person_sees_what_is_wrong_and_where() -> None:
     shown = run("explain", str(EXAMPLES / "refused.json")).stdout.decode()
     assert "400" in shown
-    assert "required" in shown
+    assert "required at /0/params: media.length is missing" in shown
+    assert "minimum at /2/playerTime/playhead: must be at least 0" in shown
+
+
+def test_quality_of_an_event_is_an_object() -> None:
+    path = ("--path", "/api/v1/sessions")
+    (session,) = explained(str(EXAMPLES / "sdk-android-sessions.json"), *path)["sessions"]
+    assert session["events"][0]["qoe"]["time_to_start_ms"] == 870
+
+
+def test_a_datastream_explains_by_its_rules_and_shows_what_outputs_show(tmp_path: Path) -> None:
+    file = tmp_path / "datastreams.toml"
+    file.write_text(
+        '[datastream.five]\nreport_suites = ["a"]\napi_key = "k"\npseudonymise = ["ecid"]\n'
+        "[datastream.five.rules]\nsegment_step_min = 5\n"
+    )
+    environ = {"PIPELINE_DATASTREAMS_FILE": str(file), "PIPELINE_PSEUDONYM_KEY": "secret-key-of-a-test"}
+    done = run(
+        "explain", str(EXAMPLES / "film-completed.json"), "--datastream", "five", "--json", environ=environ
+    )
+    assert done.returncode == 0, done.stdout.decode()
+    (session,) = json.loads(done.stdout)["sessions"]
+    sent = json.loads((EXAMPLES / "film-completed.json").read_text())[0]["params"]
+    assert session["record"]["metrics"]["segment"] == "[0-5]"
+    assert session["record"]["visitor"]["ecid"] != sent["visitor.marketingCloudUserId"]
+    assert session["analytics_calls"][0]["query"]["mid"] == session["record"]["visitor"]["ecid"]
+    unknown = run("explain", str(EXAMPLES / "film-completed.json"), "--datastream", "no", environ=environ)
+    assert unknown.returncode == 2  # no datastream is open, so a wrong name is a setting's fault
+    assert b"--datastream" in unknown.stderr
 
 
 @needs_shared

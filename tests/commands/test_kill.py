@@ -29,7 +29,7 @@ def test_killed_at_random_moments_under_load_it_loses_nothing_and_counts_nothing
                 senders.to(None)
         with served(tmp_path) as service:
             senders.to(service)
-            time.sleep(0.5)
+            senders.await_acknowledged(21)
             senders.stop()
             ledger = settled(tmp_path)
             assert service.stop() == 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import fastavro
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.contract import records
 from pipeline.contract.codec import Codec, Undecodable
@@ -48,6 +51,53 @@ def test_the_example_of_a_topic_survives_encoding(topic: str) -> None:
     assert codec.decode(value) == example(topic)
 
 
+def _values(kind: Any, named: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Return values of an Avro type, as fastavro reads them."""
+    match kind:
+        case "null":
+            return st.none()
+        case "string":
+            return st.text(max_size=70)
+        case "bytes":
+            return st.binary(max_size=9_000)
+        case "int":
+            return st.integers(-(2**31), 2**31 - 1)
+        case "long":
+            return st.integers(-(2**63), 2**63 - 1)
+        case "double":
+            return st.floats(allow_nan=False)
+        case "boolean":
+            return st.booleans()
+        case list():
+            return st.one_of([_values(branch, named) for branch in kind])
+        case {"type": "record"}:
+            named[kind["name"]] = kind
+            return st.fixed_dictionaries({f["name"]: _values(f["type"], named) for f in kind["fields"]})
+        case {"type": "array"}:
+            return st.lists(_values(kind["items"], named), max_size=3)
+        case {"type": "map"}:
+            return st.dictionaries(st.text(max_size=200), _values(kind["values"], named), max_size=3)
+    return _values(named[kind.rpartition(".")[2]], named)
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_record_survives_encoding(topic: str, data: st.DataObject) -> None:
+    values = data.draw(_values(load_schema(topic), {}))
+    record = record_class(topic).from_avro(values)
+    codec = Codec(FakeSchemaIds())
+    value = codec.encode(topic, record)
+    assert codec.decode_record(record_class(topic), value) == record
+    assert codec.decode(value) == values
+
+
+def test_another_record_than_the_topics_is_an_error() -> None:
+    day = record_class("media.days.changed").from_avro(example("media.days.changed"))
+    with pytest.raises(TypeError):
+        Codec(FakeSchemaIds()).encode("media.outcomes", day)
+
+
 def test_every_schema_has_a_topic_and_every_example_a_schema() -> None:
     files = {path.name for path in SCHEMAS_DIR.glob("*.avsc")}
     assert files == {topic.schema_file for topic in TOPICS.values()}
@@ -82,8 +132,6 @@ def test_an_optional_field_can_be_added_without_breaking_old_readers() -> None:
     old_value = codec.encode(topic, record_class(topic).from_avro(example(topic)))
     assert codec.decode_record(record_class(topic), old_value) is not None
     new_id = ids.id_of("s", json.dumps(newer))
-    import io
-
     out = io.BytesIO()
     fastavro.schemaless_writer(out, fastavro.parse_schema(newer), {**example(topic), "extra": "x"})
     framed = b"\x00" + new_id.to_bytes(4, "big") + out.getvalue()

@@ -1,7 +1,7 @@
 """docker-compose.yml: valid, safe, and its services work together in the order of `depends_on`.
 
-There is no Docker engine here: our services' own commands run as processes with the environment that the
-file gives them, against the real Kafka and Apicurio in the place of the containers.
+There is no Docker engine here: our services' own commands, Kafka and Apicurio run as processes with the
+environment that the file gives them; what the images themselves do is not tested.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from deploy import servers
 from deploy.probe import is_healthy
-from deploy.servers import Kafka, Registry, free_port
+from deploy.servers import Registry, free_port
 from pipeline.device.examples import load_examples
 from pipeline.settings import names
 from tests.commands.serving import PIPELINE, ROOT
 
 COMPOSE: Final = Path(sys.executable).with_name("docker-compose")
-SERVERS: Final = {"kafka", "registry"}
-HEALTHY_S: Final = 60.0
+SERVERS: Final = {"controller", "kafka", "registry"}
+HEALTHY_S: Final = 120.0
 ONE_SHOT: Final = "service_completed_successfully"
 
 
@@ -38,7 +39,7 @@ def services() -> dict[str, Any]:
         [COMPOSE, "-f", ROOT / "docker-compose.yml", "config", "--format", "json"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -51,8 +52,17 @@ def in_order(found: Mapping[str, Any]) -> list[str]:
     return list(TopologicalSorter({n: set(s.get("depends_on", {})) for n, s in found.items()}).static_order())
 
 
-def test_compose_reads_the_file_and_finds_the_five_services() -> None:
-    assert set(services()) == {"kafka", "registry", "topics", "ingest", "worker"}
+def test_compose_reads_the_file_and_finds_the_services() -> None:
+    assert set(services()) == {*SERVERS, "topics", "ingest", "worker"}
+
+
+def test_a_killed_broker_comes_back_only_when_the_controller_knows_it_was_gone() -> None:
+    found = services()
+    pause, _, then = found["kafka"]["command"][-1].partition(";")
+    assert then.strip().startswith("exec ")
+    session_ms = int(found["controller"]["environment"]["KAFKA_BROKER_SESSION_TIMEOUT_MS"])
+    assert int(pause.removeprefix("sleep ")) * 1000 > session_ms
+    assert found["kafka"]["environment"]["KAFKA_PROCESS_ROLES"] == "broker"
 
 
 def test_every_setting_that_the_file_gives_is_one_of_ours() -> None:
@@ -86,17 +96,53 @@ def test_what_the_image_copies_is_there() -> None:
     assert all((ROOT / path).exists() for path in copied)
 
 
-class Processes:
-    """Our services as processes, each with the environment of the file, addresses replaced."""
+class Node(servers._Node):
+    """A node of Kafka with the settings that its image makes of the service's environment."""
 
-    def __init__(self, kafka: Kafka, registry: Registry, directory: Path) -> None:
+    def __init__(self, service: Mapping[str, Any], cluster_id: str, replaced: Mapping[str, str]) -> None:
+        super().__init__()
+        self._cluster_id = cluster_id
+        self._lines = []
+        for variable, value in service["environment"].items():
+            assert variable.startswith("KAFKA_"), variable
+            given = str(value).replace("/var/lib/kafka/data", str(self.directory / "data"))
+            for inside, outside in replaced.items():
+                given = given.replace(inside, outside)
+            self._lines.append(f"{variable.removeprefix('KAFKA_').lower().replace('_', '.')}={given}")
+
+    def _properties(self) -> str:
+        return "\n".join(self._lines)
+
+    def _format_options(self) -> list[str]:
+        return ["-t", self._cluster_id]
+
+
+class Processes:
+    """The services as processes, each with the environment of the file, addresses replaced."""
+
+    def __init__(self, directory: Path) -> None:
+        broker, controller, self._registry_port = free_port(), free_port(), free_port()
+        self._cluster_id = servers.new_cluster_id()
         self._replaced = {
-            "kafka:9092": kafka.bootstrap,
-            "http://registry:8080": registry.url.split("/apis")[0],
+            "kafka:9092": f"127.0.0.1:{broker}",
+            "//:9092": f"//127.0.0.1:{broker}",
+            "controller:9093": f"127.0.0.1:{controller}",
+            "//:9093": f"//127.0.0.1:{controller}",
+            "http://registry:8080": f"http://127.0.0.1:{self._registry_port}",
             "0.0.0.0": "127.0.0.1",
         }
         self._directory = directory
         self.ports: dict[str, int] = {}
+
+    def server(self, name: str, service: Mapping[str, Any]) -> servers._Server:
+        """Return Kafka or the registry as this service describes it."""
+        if name != "registry":
+            return Node(service, self._cluster_id, self._replaced)
+        given = {
+            variable: str(value).replace("kafka:9092", self._replaced["kafka:9092"])
+            for variable, value in service["environment"].items()
+        }
+        return Registry(self._registry_port, given)
 
     def environment(self, name: str, service: Mapping[str, Any]) -> dict[str, str]:
         """Return the environment of a service on this machine: real addresses, a port and data of its own."""
@@ -117,7 +163,7 @@ class Processes:
             env=self.environment(name, service),
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=180,
             check=False,
             cwd=self._directory,
         )
@@ -145,7 +191,7 @@ class Processes:
                 time.sleep(0.2)
             yield
             process.terminate()
-            assert process.wait(30) == 0, (self._directory / f"{name}.log").read_text()
+            assert process.wait(60) == 0, (self._directory / f"{name}.log").read_text()
         finally:
             process.kill()
             process.wait()
@@ -159,10 +205,10 @@ class Processes:
 @pytest.mark.kafka
 @pytest.mark.registry
 def test_the_services_carry_an_upload_in_the_order_of_depends_on(registry: Registry, tmp_path: Path) -> None:
+    """`registry` only says whether servers can run here."""
     found = services()
-    # A broker of its own: the file's topics have no prefix.
-    with Kafka() as kafka, ExitStack() as running:
-        processes = Processes(kafka, registry, tmp_path)
+    with ExitStack() as running:
+        processes = Processes(tmp_path)
         one_shot = {
             needed
             for service in found.values()
@@ -171,8 +217,8 @@ def test_the_services_carry_an_upload_in_the_order_of_depends_on(registry: Regis
         }
         for name in in_order(found):
             if name in SERVERS:
-                continue
-            if name in one_shot:
+                running.enter_context(processes.server(name, found[name]))
+            elif name in one_shot:
                 processes.run_once(name, found[name])
             else:
                 running.enter_context(processes.start(name, found[name]))
@@ -183,7 +229,7 @@ def test_the_services_carry_an_upload_in_the_order_of_depends_on(registry: Regis
             content=example.body,
             headers={"content-type": "application/json"},
             trust_env=False,
-            timeout=10,
+            timeout=30,
         )
         assert answer.status_code == 201
         session_id = answer.headers["location"].rsplit("/", 1)[1]
@@ -198,7 +244,7 @@ def _session_ids(processes: Processes, service: Mapping[str, Any]) -> set[str]:
             [PIPELINE, "records", "media.sessions", "--json"],
             env=processes.environment("topics", service),
             capture_output=True,
-            timeout=60,
+            timeout=120,
             check=True,
         )
         ids = {json.loads(line)["key"] for line in done.stdout.splitlines()}

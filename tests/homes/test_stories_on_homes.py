@@ -13,7 +13,7 @@ from pipeline.session.datastream import OPEN_DATASTREAM
 from pipeline.session.identity import session_id
 from pipeline.session.measure import measure
 from pipeline.stages import receive
-from pipeline.stages.derive import metrics_record
+from pipeline.stages.records_of import metrics_record
 from pipeline.wire import media_collection
 from pipeline.wire.encode import to_media_collection, to_media_edge
 from tests.homes.uploading import NOW_MS, Pipeline

@@ -63,10 +63,22 @@ class Pipeline(NamedTuple):
         ]
 
 
-def make_pipeline(home: Home, codec: Codec, directory: Directory = OPEN_DIRECTORY) -> Pipeline:
+def make_pipeline(
+    home: Home,
+    codec: Codec,
+    directory: Directory = OPEN_DIRECTORY,
+    meters: Meters | None = None,
+    partitions: int = 24,
+) -> Pipeline:
     """Return a pipeline on this home, with a clock that stands still."""
-    topology = Topology(codec, load_topics(), directory)
+    topics = {name: topic._replace(partitions=partitions) for name, topic in load_topics().items()}
+    topology = Topology(codec, topics, directory)
     worker = EmbeddedWorker(
-        topology, home, Meters(), partitions=24, batch_records=50, now_ms=lambda: NOW_MS + 1_000
+        topology,
+        home,
+        meters or Meters(),
+        partitions=partitions,
+        batch_records=50,
+        now_ms=lambda: NOW_MS + 1_000,
     )
     return Pipeline(home, codec, topology, worker, itertools.count(1))

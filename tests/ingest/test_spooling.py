@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.ingest import Addresser
+from pipeline.contract.partition import partition_of
 from pipeline.contract.ports import NeverTaken, Unavailable
 from pipeline.contract.record import Record
+from pipeline.contract.topics import load_topics
 from pipeline.ingest.spooling import Forwarder, SpooledSink, Way
 from pipeline.log.spool import Spool
 from pipeline.metrics import Meters
+from pipeline.topology import UPLOADS
+from tests.fakes import FakeSchemaIds
 from tests.log.test_spool import opened, upload
 
 UNFRAMED = b"no schema id yet"
@@ -262,3 +267,14 @@ def test_a_partition_without_leader_blocks_no_other_and_nothing_is_sent_twice(be
     bench.kafka.leaderless = set()
     assert bench.forward() == 2
     assert bench.kafka.taken == [first, last, stuck, stuck]
+
+
+def test_after_a_migration_a_spooled_upload_goes_to_the_partition_that_its_key_has_now(bench: Bench) -> None:
+    bench.kafka.is_away = True
+    bench.store(*(upload(number)._replace(partition=7) for number in range(9)))
+    bench.kafka.is_away = False
+    topics = {UPLOADS: load_topics()[UPLOADS]._replace(partitions=5)}
+    way = Way(readdressed=Addresser(FakeSchemaIds(), topics, ""))
+    bench.forwarder = Forwarder(bench.kafka, bench.spool, bench.meters, way)
+    assert bench.forward() == 9
+    assert [r.partition for r in bench.kafka.taken] == [partition_of(r.key, 5) for r in bench.kafka.taken]

@@ -14,9 +14,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from deploy.servers import Kafka, KafkaCluster
 from pipeline.contract.codec import Codec
-from pipeline.contract.positions import next_offset_reader, position_maker
 from pipeline.contract.record import Record, StoredRecord
-from pipeline.contract.topics import load_topics
+from pipeline.contract.topics import Topic, load_topics
 from pipeline.kafka import admin
 from pipeline.kafka.lanes import Lanes
 from pipeline.kafka.reader import KafkaReader
@@ -29,33 +28,37 @@ _numbers = itertools.count(1)
 def settings_of(kafka: Kafka | KafkaCluster, data_dir: Path, **more: Any) -> Settings:
     """Return settings for this broker, with a topic prefix and a group of their own."""
     name = f"t{next(_numbers)}"
-    return load(
-        {},
-        kafka_bootstrap=kafka.bootstrap,
-        data_dir=data_dir,
-        kafka_topic_prefix=f"{name}.",
-        worker_group=f"worker-{name}",
-        **more,
-    )
+    given = {
+        "kafka_bootstrap": kafka.bootstrap,
+        "data_dir": data_dir,
+        "kafka_topic_prefix": f"{name}.",
+        "worker_group": f"worker-{name}",
+    }
+    return load({}, **given | more)
 
 
 @contextmanager
-def made_topics(settings: Settings) -> Iterator[None]:
+def made_topics(settings: Settings, topics: Mapping[str, Topic] | None = None) -> Iterator[None]:
     """Make the topics under the settings' prefix, and delete them afterwards."""
-    admin.apply(settings, load_topics())
+    admin.apply(settings, topics or load_topics())
     yield
+    delete_topics(settings)
+
+
+def delete_topics(settings: Settings) -> None:
+    """Delete those topics under the settings' prefix that there are."""
     client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
-    for future in client.delete_topics(
-        [settings.kafka_topic_prefix + name for name in load_topics()]
-    ).values():
-        future.result(20)
+    names = [settings.kafka_topic_prefix + name for name in load_topics()]
+    held = [name for name in names if name in client.list_topics(timeout=20).topics]
+    for future in client.delete_topics(held).values() if held else ():
+        future.result(60)
 
 
 class KafkaHome:
     """The ports on Kafka, in one object."""
 
-    def __init__(self, settings: Settings, codec: Codec) -> None:
-        self._lanes = Lanes(settings, position_maker(codec), next_offset_reader(codec))
+    def __init__(self, settings: Settings, codec: Codec, topics: Mapping[str, Topic] | None = None) -> None:
+        self._lanes = Lanes(settings, codec, topics or load_topics())
         self._uploads = UploadProducer(settings, time.monotonic)
         self._reader = KafkaReader(settings)
         self._prefix = settings.kafka_topic_prefix
@@ -78,10 +81,10 @@ class KafkaHome:
     def _await_markers(self, touched: set[tuple[str, int]]) -> None:
         """A committed transaction is visible once its markers are written, a moment after the commit."""
         places = {TopicPartition(self._prefix + topic, p): OffsetSpec.latest() for topic, p in touched}
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             seen = [
-                {place: future.result(10).offset for place, future in asked.items()}
+                {place: future.result(30).offset for place, future in asked.items()}
                 for asked in (
                     self._admin.list_offsets(places, isolation_level=level)
                     for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
@@ -105,3 +108,4 @@ class KafkaHome:
     def close(self) -> None:
         self._uploads.close()
         self._reader.close()
+        self._lanes.close()

@@ -7,6 +7,7 @@ import re
 import resource
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 
 import httpx
 
+from deploy.servers import ROOT
+from deploy.services import PIPELINE, Supervised
 from pipeline.settings import Settings, child_environ
-from tests.commands.serving import PIPELINE, ROOT
 
 
 def environ(settings: Settings) -> dict[str, str]:
@@ -23,30 +25,39 @@ def environ(settings: Settings) -> dict[str, str]:
     return child_environ(settings, worker_port=0, worker_session_timeout_s=6)
 
 
-def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Return the finished command with these settings."""
+def started_from(root: Path, settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """Return the program of this checkout, and the environment that gives it these settings."""
+    if root == ROOT:
+        return [str(PIPELINE)], environ(settings)
+    program = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+    return program, {**environ(settings), "PYTHONPATH": str(root)}
+
+
+def command(settings: Settings, *arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
+    """Return the finished command with these settings, of this checkout."""
+    program, env = started_from(root, settings)
     return subprocess.run(
-        [PIPELINE, *arguments], capture_output=True, cwd=ROOT, env=environ(settings), timeout=90, check=False
+        [*program, *arguments], capture_output=True, cwd=root, env=env, timeout=180, check=False
     )
 
 
-def records(settings: Settings, topic: str) -> list[dict[str, Any]]:
+def records(settings: Settings, topic: str, root: Path = ROOT) -> list[dict[str, Any]]:
     """Return the records of a topic as `pipeline records --json` shows them."""
-    done = command(settings, "records", topic, "--json")
+    done = command(settings, "records", topic, "--json", root=root)
     assert done.returncode == 0, done.stderr.decode()
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def rows(settings: Settings, topic: str) -> list[dict[str, Any]]:
+def rows(settings: Settings, topic: str, root: Path = ROOT) -> list[dict[str, Any]]:
     """Return the decoded values of a topic."""
-    return [record["value"] for record in records(settings, topic)]
+    return [record["value"] for record in records(settings, topic, root)]
 
 
-def settled(settings: Settings, deadline_s: float = 40) -> dict[str, Any]:
+def settled(settings: Settings, deadline_s: float = 120, root: Path = ROOT) -> dict[str, Any]:
     """Return the ledger once nothing is pending and it balances, or as it is at the deadline."""
     end = time.monotonic() + deadline_s
     while True:
-        done = command(settings, "ledger", "--json")
+        done = command(settings, "ledger", "--json", root=root)
         found: dict[str, Any] = (
             json.loads(done.stdout) if done.stdout else {"pending": -1, "stderr": done.stderr}
         )
@@ -58,21 +69,22 @@ def settled(settings: Settings, deadline_s: float = 40) -> dict[str, Any]:
 class Ingest:
     """A running `pipeline ingest`."""
 
-    def __init__(self, settings: Settings, file_limit_bytes: int | None = None) -> None:
+    def __init__(self, settings: Settings, file_limit_bytes: int | None = None, root: Path = ROOT) -> None:
         def limit() -> None:
             if file_limit_bytes is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
 
+        program, env = started_from(root, settings)
         self._process = subprocess.Popen(
-            [PIPELINE, "ingest", "--port", "0"],
-            cwd=ROOT,
-            env=environ(settings),
+            [*program, "ingest", "--port", "0"],
+            cwd=root,
+            env=env,
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
             preexec_fn=limit,  # noqa: PLW1509 - one system call, no lock can be held
         )
-        guard = threading.Timer(40, self._process.kill)
+        guard = threading.Timer(120, self._process.kill)
         guard.start()
         assert self._process.stderr is not None
         said = []
@@ -95,7 +107,7 @@ class Ingest:
         return self._process.pid
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self._base, trust_env=False, timeout=10)
+        return httpx.Client(base_url=self._base, trust_env=False, timeout=30)
 
     def metric(self, name: str) -> float:
         """Return a metric without labels."""
@@ -104,7 +116,7 @@ class Ingest:
         assert found is not None, name
         return float(found[1])
 
-    def await_forwarded(self, deadline_s: float = 40) -> None:
+    def await_forwarded(self, deadline_s: float = 120) -> None:
         """Wait until nothing waits in the spools."""
         end = time.monotonic() + deadline_s
         while self.metric("pipeline_spool_records") > 0:
@@ -117,7 +129,7 @@ class Ingest:
 
     def stop(self) -> int:
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout=30)
+        return self._process.wait(timeout=60)
 
     def __enter__(self) -> Ingest:
         return self
@@ -131,49 +143,16 @@ class Ingest:
         self._process.stderr.close()
 
 
-class Worker:
-    """A worker under supervision: when it ends, it is started again after a second, as compose does."""
+class Worker(Supervised):
+    """A worker under supervision."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
-        self._settings = settings
-        self._log = log
-        self._stopping = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.codes: list[int] = []
-        self._thread = threading.Thread(target=self._supervise, daemon=True)
-        self._thread.start()
+    def __init__(self, settings: Settings, log: Path, root: Path = ROOT) -> None:
+        program, env = started_from(root, settings)
+        super().__init__([*program, "worker"], env, log, root)
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the running process."""
-        end = time.monotonic() + 20
-        while self._process is None or self._process.poll() is not None:
-            assert time.monotonic() < end, "no worker runs"
-            time.sleep(0.05)
-        self._process.send_signal(number)
-
-    def await_assignment(self, times: int = 1, deadline_s: float = 60) -> None:
+    def await_assignment(self, times: int = 1, deadline_s: float = 120) -> None:
         """Wait until partitions were taken over so many times."""
         end = time.monotonic() + deadline_s
-        while (
-            self._log.read_text(errors="replace").count("taken_over") < times if self._log.exists() else True
-        ):
-            assert time.monotonic() < end, self._log.read_text(errors="replace")[-3000:]
+        while self.log.read_text(errors="replace").count("taken_over") < times if self.log.exists() else True:
+            assert time.monotonic() < end, self.log_tail()
             time.sleep(0.1)
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._stopping.set()
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-        self._thread.join()
-
-    def _supervise(self) -> None:
-        while not self._stopping.is_set():
-            with self._log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    [PIPELINE, "worker"], cwd=ROOT, env=environ(self._settings), stdout=log, stderr=log
-                )
-                self.codes.append(self._process.wait())
-            self._stopping.wait(1)

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from deploy.servers import Kafka, free_port
+from deploy.servers import Kafka, Registry, free_port
 from pipeline.contract.topics import Topic, load_topics
 from pipeline.kafka import admin
 from pipeline.kafka.clients import client_config
+from pipeline.kafka.registry import HttpRegistry
 from pipeline.settings import SettingError, Settings, load
+from tests.commands.serving import refused as refused_here
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import command, rows
 
-COMMANDS = (("ingest", "--port", "0"), ("worker",), ("ledger",))
+COMMANDS = (
+    ("ingest", "--port", "0"),
+    ("worker",),
+    ("ledger",),
+    ("records", "media.sessions"),
+    ("topics", "apply"),
+    ("topics", "diff"),
+)
 
 
 def refused(settings: Settings, *arguments: str) -> str:
@@ -26,12 +41,13 @@ def refused(settings: Settings, *arguments: str) -> str:
     return said
 
 
-@pytest.mark.parametrize("arguments", COMMANDS)
-def test_an_unreachable_broker_is_one_line_that_names_the_setting(
-    tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
+def test_an_unreachable_broker_is_one_line_that_names_the_setting(tmp_path: Path) -> None:
     settings = load({}, kafka_bootstrap=f"127.0.0.1:{free_port()}", data_dir=tmp_path)
-    assert "PIPELINE_KAFKA_BOOTSTRAP" in refused(settings, *arguments)
+    nowhere = [dataclasses.replace(settings, kafka_bootstrap=each) for each in ("nowhere.invalid:1", "::::")]
+    cases = [(settings, *arguments) for arguments in COMMANDS] + [(each, "ledger") for each in nowhere]
+    with ThreadPoolExecutor(len(cases)) as pool:  # each waits for some seconds whether a broker comes
+        for said in pool.map(lambda case: refused(*case), cases):
+            assert "PIPELINE_KAFKA_BOOTSTRAP: can't reach" in said
 
 
 @pytest.mark.parametrize("name", ["ingest", "worker", "topics"])
@@ -41,7 +57,7 @@ def test_without_kafka_the_commands_say_which_setting_is_missing(tmp_path: Path,
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("arguments", [("ingest", "--port", "0"), ("worker",), ("ledger",)])
+@pytest.mark.parametrize("arguments", COMMANDS[:4])
 def test_a_missing_topic_names_the_command_that_makes_it(
     kafka: Kafka, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
@@ -52,8 +68,8 @@ def test_a_missing_topic_names_the_command_that_makes_it(
 def test_an_absent_registry_is_one_line_that_names_the_setting(kafka: Kafka, tmp_path: Path) -> None:
     settings = settings_of(kafka, tmp_path, registry_url=f"http://127.0.0.1:{free_port()}")
     with made_topics(settings):
-        for name in ("ingest", "worker"):
-            assert "PIPELINE_REGISTRY_URL" in refused(settings, name)
+        for arguments in COMMANDS[:2] + COMMANDS[4:]:
+            assert "PIPELINE_REGISTRY_URL: can't reach" in refused(settings, *arguments)
 
 
 @pytest.mark.kafka
@@ -80,14 +96,109 @@ def test_topics_apply_makes_the_broker_agree_and_diff_shows_when_it_does_not(
 
 
 @pytest.mark.kafka
+def test_what_somebody_changed_on_the_broker_is_shown_and_mended(kafka: Kafka, tmp_path: Path) -> None:
+    settings = settings_of(kafka, tmp_path)
+    with made_topics(settings):
+        broker = AdminClient({"bootstrap.servers": kafka.bootstrap})
+        changed, gone = (
+            f"{settings.kafka_topic_prefix}media.events",
+            f"{settings.kafka_topic_prefix}media.index",
+        )
+        entry = ConfigEntry("retention.ms", "1000", incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, changed, incremental_configs=[entry])
+        broker.incremental_alter_configs([resource])[resource].result(20)
+        broker.delete_topics([gone])[gone].result(20)
+        await_difference(settings, "media.index")
+        shown = command(settings, "topics", "diff")
+        assert shown.returncode == 1
+        for words in ("media.events", "retention.ms", "1000", "media.index", "missing"):
+            assert words in shown.stdout.decode()
+        assert command(settings, "topics", "apply").returncode == 0
+        assert command(settings, "topics", "diff").returncode == 0
+
+
+def await_difference(settings: Settings, topic: str) -> None:
+    """Wait until the brokers show that a topic is gone."""
+    end = time.monotonic() + 20
+    while topic not in {found.topic for found in admin.diff(settings, load_topics())}:
+        assert time.monotonic() < end, f"{topic} is still there"
+        time.sleep(0.1)
+
+
+@pytest.mark.kafka
+def test_more_replicas_than_brokers_names_the_setting(kafka: Kafka, tmp_path: Path) -> None:
+    settings = settings_of(kafka, tmp_path, kafka_replication_factor=3)
+    assert "PIPELINE_KAFKA_REPLICATION_FACTOR is 3" in refused(settings, "topics", "apply")
+
+
+def test_more_replicas_in_sync_than_there_are_is_refused(tmp_path: Path) -> None:
+    settings = load({}, kafka_bootstrap="127.0.0.1:1", data_dir=tmp_path, kafka_min_insync_replicas=2)
+    assert "PIPELINE_KAFKA_MIN_INSYNC_REPLICAS is 2" in refused(settings, "topics", "apply")
+
+
+@pytest.mark.kafka
+@pytest.mark.registry
+def test_an_incompatible_schema_is_one_line_and_an_unregistered_one_a_difference(
+    kafka: Kafka, registry: Registry, tmp_path: Path
+) -> None:
+    settings = settings_of(kafka, tmp_path, registry_url=registry.url)
+    with made_topics(settings):
+        before = command(settings, "topics", "diff")
+        assert (before.returncode, before.stdout.count(b"not registered")) == (1, len(load_topics()))
+        assert command(settings, "topics", "apply").returncode == 0
+        assert command(settings, "topics", "diff").returncode == 0
+        elsewhere = dataclasses.replace(settings, kafka_topic_prefix=f"{settings.kafka_topic_prefix}other.")
+        subject = f"{elsewhere.kafka_topic_prefix}media.sessions-value"
+        other = HttpRegistry(registry.url, tmp_path / "other.json")
+        field = {"name": "session_id", "type": "long"}
+        other.register(subject, json.dumps({"type": "record", "name": "MediaSession", "fields": [field]}))
+        other.require_compatible(subject)
+        with made_topics(elsewhere):
+            said = refused(elsewhere, "topics", "apply")
+        assert f"PIPELINE_REGISTRY_URL: {subject} is not compatible" in said
+
+
+@pytest.mark.kafka
 def test_another_number_of_partitions_is_refused(kafka: Kafka, tmp_path: Path) -> None:
     settings = settings_of(kafka, tmp_path)
     with made_topics(settings):
         more: dict[str, Topic] = {
             name: topic._replace(partitions=48) for name, topic in load_topics().items()
         }
-        with pytest.raises(SettingError, match="dedupe index lives by partition"):
+        with pytest.raises(SettingError, match="pipeline topics migrate --to-prefix"):
             admin.apply(settings, more)
+
+
+@pytest.mark.kafka
+def test_retention_that_does_not_cover_the_longest_outage_is_refused_with_what_to_do(
+    kafka: Kafka, tmp_path: Path
+) -> None:
+    settings = settings_of(kafka, tmp_path)
+    with made_topics(settings):
+        admin.require_retention(settings)
+        long = dataclasses.replace(settings, worker_longest_outage_s=24 * 86_400)
+        for name in (("worker",), ("ingest", "--port", "0")):
+            said = refused(long, *name)
+            assert "PIPELINE_WORKER_LONGEST_OUTAGE_S" in said
+            assert "pipeline topics apply" in said
+        change_topic(settings, "retention.ms", "-1")
+        admin.require_retention(long)
+        change_topic(settings, "retention.bytes", "1000000")
+        with pytest.raises(admin.RetentionTooShort, match=r"retention\.bytes=1000000"):
+            admin.require_retention(settings)
+
+
+def change_topic(settings: Settings, name: str, value: str) -> None:
+    """Set one option of media.uploads, as an operator would by hand."""
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    topic = settings.kafka_topic_prefix + "media.uploads"
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    client.incremental_alter_configs([resource])[resource].result(10)
+    end = time.monotonic() + 10
+    while admin.config_of(settings, "media.uploads")[name] != value:
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_tls_and_sasl_reach_every_client_through_one_place(tmp_path: Path) -> None:
@@ -106,3 +217,24 @@ def test_tls_and_sasl_reach_every_client_through_one_place(tmp_path: Path) -> No
     assert config["sasl.mechanism"] == "SCRAM-SHA-512"
     assert (config["sasl.username"], config["sasl.password"]) == ("me", "secret")
     assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"kafka_security_protocol": "TLS"}, "PIPELINE_KAFKA_SECURITY_PROTOCOL"),
+        ({"kafka_sasl_mechanism": "GSSAPI"}, "PIPELINE_KAFKA_SASL_MECHANISM"),
+        ({"kafka_sasl_mechanism": "PLAIN"}, "PIPELINE_KAFKA_SECURITY_PROTOCOL"),
+        ({"kafka_security_protocol": "SASL_SSL"}, "PIPELINE_KAFKA_SASL_MECHANISM"),
+        ({"kafka_ca_file": "README.md"}, "PIPELINE_KAFKA_SECURITY_PROTOCOL"),
+        ({"kafka_security_protocol": "SSL", "kafka_ca_file": "/nowhere"}, "PIPELINE_KAFKA_CA_FILE"),
+        ({"kafka_security_protocol": "SSL", "kafka_ca_file": "README.md"}, "ssl.ca.location"),
+        ({"kafka_security_protocol": "SSL", "kafka_cert_file": "README.md"}, "PIPELINE_KAFKA_KEY_FILE"),
+    ],
+)
+def test_settings_that_cannot_work_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: dict[str, Any], named: str
+) -> None:
+    environ = {f"PIPELINE_{key.upper()}": str(value) for key, value in given.items()}
+    base = {"PIPELINE_KAFKA_BOOTSTRAP": "127.0.0.1:1", "PIPELINE_DATA_DIR": str(tmp_path)}
+    assert named in refused_here(capsys, "ingest", environ=base | environ)

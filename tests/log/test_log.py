@@ -114,6 +114,23 @@ def test_a_tombstone_is_removed_after_a_day(log: Log) -> None:
     assert offsets(log, "media.sessions") == []
 
 
+def test_looking_for_tombstones_does_not_look_through_the_records(log: Log) -> None:
+    put(log, *(record(str(n), topic="media.sessions") for n in range(2_000)))
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    writing = log._writer
+    assert writing is not None
+    writing.submit(lambda c: c.set_progress_handler(step, 100)).result()
+    log.maintain(DAY_MS)
+    writing.submit(lambda c: c.set_progress_handler(None, 0)).result()
+    assert steps < 10, "hundreds of SQLite's steps for nothing to remove"
+
+
 def test_the_file_does_not_grow_for_ever(tmp_path: Path, log: Log) -> None:
     def round_of(day: int) -> int:
         for _ in range(5):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -115,3 +119,65 @@ def test_threads_that_learn_at_once_leave_a_whole_cache(tmp_path: Path) -> None:
         list(pool.map(lambda number: one._learn(number, schema_named(f"s{number}")), range(50)))
     again = HttpRegistry(url, tmp_path / "cache.json")
     assert [again.schema_of(number) for number in range(50)] == [schema_named(f"s{n}") for n in range(50)]
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Something that listens where the registry should."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        wants_login = self.headers["authorization"] != "Basic bWU6c2VjcmV0"
+        status = 401 if self.path.startswith("/login") and wants_login else 200
+        body = b'{"id": 7}' if self.path.startswith("/login") else unquote(self.path.split("/")[1]).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def answering() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("answer", ["<html>", "[]", "{}", "7"])
+def test_an_address_that_answers_but_is_no_registry_names_the_setting(
+    answering: str, tmp_path: Path, answer: str
+) -> None:
+    with pytest.raises(SettingError, match="PIPELINE_REGISTRY_URL"):
+        HttpRegistry(f"{answering}/{answer}", tmp_path / "cache.json").id_of("s", schema_named("a"))
+
+
+def test_a_registry_that_demands_a_login_gets_it_or_names_the_setting(answering: str, tmp_path: Path) -> None:
+    url = f"{answering}/login"
+    with pytest.raises(SettingError, match="PIPELINE_REGISTRY_USERNAME"):
+        HttpRegistry(url, tmp_path / "cache.json").id_of("s", schema_named("a"))
+    let_in = HttpRegistry(url, tmp_path / "cache.json", login=("me", "secret"))
+    assert let_in.id_of("s", schema_named("a")) == 7
+    assert "secret" not in (tmp_path / "cache.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "url", ["registry:8080", "ftp://registry", "http://", "http://me:secret@registry:8080"]
+)
+def test_an_address_that_cannot_be_used_names_the_setting_and_shows_no_password(
+    tmp_path: Path, url: str
+) -> None:
+    with pytest.raises(SettingError, match="PIPELINE_REGISTRY_URL") as refused:
+        HttpRegistry(url, tmp_path / "cache.json")
+    assert "secret" not in str(refused.value)
+
+
+def test_certificates_that_cannot_be_read_name_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    for file in ("ca.pem", "none.pem"):
+        with pytest.raises(SettingError, match="PIPELINE_REGISTRY_CA_FILE"):
+            HttpRegistry("https://registry", tmp_path / "cache.json", ca_file=str(tmp_path / file))

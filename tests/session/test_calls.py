@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from pipeline.session.calls import CONTEXT_LIMIT_BYTES, analytics_calls
+from pipeline.session.calls import analytics_calls
+from pipeline.session.custom import CONTEXT_LIMIT_BYTES
 from pipeline.session.datastream import OPEN_DATASTREAM, Datastream, Rules, VidRule
 from pipeline.session.measure import measure
 from pipeline.session.model import Call, Form, Identity, Session, Visitor
+from pipeline.wire import media_collection
+from pipeline.wire.encode import to_media_collection
 from tests.stories import BASE_MS, story
 
 FILM = (
@@ -139,7 +143,85 @@ def test_opt_outs_become_their_variables() -> None:
     session = story("0 start, 9 end")
     routing = session.routing._replace(opt_out_forwarding=True, opt_out_share=True)
     call = calls_of(session._replace(routing=routing))[0]
-    assert (call.query["opt.dmp"], call.query["opt.oos"], call.context["cm.ssf"]) == ("N", "1", "1")
+    context = call.context
+    assert (context["opt.dmp"], context["opt.oos"], context["cm.ssf"]) == ("N", "1", "1")
+
+
+def test_the_tenant_of_an_edge_name_is_cut_without_being_told() -> None:
+    session = story("0 start, 9 end", form=Form.MEDIA_EDGE)
+    custom = {"_acme.crew.lead": "x", "_acme.a.media.name": "no", "plain": "y"}
+    start = session.events[0]._replace(custom_metadata=custom)
+    call = calls_of(session._replace(events=(start, *session.events[1:])))[0]
+    assert (call.context["crew.lead"], call.context["plain"]) == ("x", "y")
+    assert call.context["a.media.name"] == "film-1"
+    assert "metadata_key_reserved" in call.flags
+
+
+def test_context_data_of_an_edge_upload_never_fakes_a_standard_value() -> None:
+    session = story("0 start, 9 end", form=Form.MEDIA_EDGE)
+    sent = {"a.media.complete": "true", "A.media.timePlayed": "99", "campaign": "c"}
+    calls = calls_of(session._replace(context_data=sent))
+    assert all(call.context["campaign"] == "c" for call in calls)
+    assert "a.media.complete" not in calls[-1].context
+    assert not any(name.startswith("A.") for call in calls for name in call.context)
+    assert "metadata_key_reserved" in calls[0].flags
+
+
+def test_keys_that_differ_in_case_only_are_one_key_and_the_narrower_wins() -> None:
+    session = story(FILM)
+    events = list(session.events)
+    events[0] = events[0]._replace(custom_metadata={"Who": "session"})
+    events[3] = events[3]._replace(custom_metadata={"who": "ad"})
+    by_call = {c.call.value: c.context for c in calls_of(session._replace(events=tuple(events)))}
+    assert (by_call["mediaStart"]["Who"], by_call["adClose"]["who"]) == ("session", "ad")
+    assert "Who" not in by_call["adClose"]
+
+
+def test_a_key_that_analytics_cannot_take_is_left_out_of_the_calls() -> None:
+    session = story("0 start, 9 end")
+    start = session.events[0]._replace(custom_metadata={"two words": "x", "ok_1.b": "y"})
+    call = calls_of(session._replace(events=(start, *session.events[1:])))[0]
+    assert call.context["ok_1.b"] == "y"
+    assert "two words" not in call.context
+    assert "context_key_invalid" in call.flags
+
+
+def test_an_empty_content_type_is_called_missing() -> None:
+    assert calls_of(story("0 start, 9 end", contentType=""))[0].context["a.contentType"] == (
+        "missing_content_type"
+    )
+
+
+def test_a_small_audience_is_a_plain_number() -> None:
+    close = calls_of(story("0 start, 0 play, 9 end", length=4_500_000))[-1]
+    assert close.context["a.media.averageMinuteAudience"] == "0.000002"
+
+
+def test_the_name_of_a_break_may_come_with_the_ad() -> None:
+    body = json.loads(to_media_collection(story("0 start, 0 break 2, 0 ad, 9 adcomplete, 9 endbreak, 9 end")))
+    body[2]["params"]["media.ad.podFriendlyName"] = "pre-roll"
+    body[1]["params"]["media.ad.podIndex"] = 2.0
+    session = media_collection.decode(json.dumps(body).encode(), "/api/v1/downloaded")
+    start, close = calls_of(session)[1:3]
+    assert (
+        start.context["a.media.ad.podFriendlyName"]
+        == close.context["a.media.ad.podFriendlyName"]
+        == "pre-roll"
+    )
+    assert start.context["a.media.ad.pod"].endswith("_2")
+    body[1]["params"]["media.ad.podFriendlyName"] = "of the break"
+    named = media_collection.decode(json.dumps(body).encode(), "/api/v1/downloaded")
+    assert calls_of(named)[1].context["a.media.ad.podFriendlyName"] == "of the break"
+
+
+def test_a_media_variable_holds_255_bytes_of_whole_characters() -> None:
+    name = "ä" * 200  # 400 bytes
+    call = calls_of(story("0 start, 9 end", show=name, genre="g" * 300))[0]
+    assert call.context["a.media.show"] == "ä" * 127
+    assert call.context["a.media.genre"] == "g" * 300  # a list, each item of which has its own 255 bytes
+    assert "context_truncated" in call.flags
+    short = calls_of(story("0 start, 9 end", show="s" * 255))[0]
+    assert (short.context["a.media.show"], short.flags) == ("s" * 255, ())
 
 
 def test_context_over_the_limit_is_cut_from_custom_values_and_flagged() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 from pipeline.session.datastream import OPEN_DATASTREAM, Datastream
@@ -19,6 +20,11 @@ GOLDEN = {
         "e0b35c4f60a54e5ca251ed419b5d8ad8d9b671d77881e4a3210a7f04f6326786"
     ),
 }
+CANONICAL = (
+    '["default","ORG@AdobeOrg","email:zoë@example.org","film \\"1\\"",'
+    '[["sessionStart",0,1700000000000],["statesUpdate",12.5,1700000000250],["sessionEnd",13,1699999999000]]]'
+)
+"""What is hashed, in full: whoever builds another implementation can build it from this line."""
 
 
 def identity(session: Session, datastream: Datastream = OPEN_DATASTREAM) -> str:
@@ -27,6 +33,21 @@ def identity(session: Session, datastream: Datastream = OPEN_DATASTREAM) -> str:
 
 def test_the_canonical_form_is_frozen() -> None:
     assert {text: identity(story(text)) for text in GOLDEN} == GOLDEN
+
+
+def test_the_hash_is_over_one_line_of_json() -> None:
+    session = story("0 start @0, 0.25 on mute @12.5, -1 end @13", name='film "1"')
+    session = session._replace(visitor=Visitor(key_value="email:zoë@example.org"))
+    assert identity(session) == hashlib.sha256(CANONICAL.encode()).hexdigest()
+
+
+def test_without_a_visitor_the_hash_has_null_in_its_place() -> None:
+    session = story("0 start, 9 end")._replace(visitor=Visitor(aid="a", vid="v"))
+    canonical = (
+        '["default","ORG@AdobeOrg",null,"film-1",'
+        '[["sessionStart",0,1700000000000],["sessionEnd",0,1700000009000]]]'
+    )
+    assert identity(session) == hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def test_a_retry_with_rebuilt_params_is_the_same_session() -> None:

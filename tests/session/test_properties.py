@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.session.datastream import OPEN_DATASTREAM, Rules
 from pipeline.session.identity import session_id
 from pipeline.session.measure import measure
-from pipeline.session.model import Details, Event, Form, Kind, Routing, Session, Visitor
+from pipeline.session.model import Details, Event, Form, Kind, Qoe, Routing, Session, Viewing, Visitor
 from pipeline.wire import media_collection, media_edge
 from pipeline.wire.encode import to_media_collection, to_media_edge
 from tests.stories import BASE_MS
@@ -20,7 +20,8 @@ _DETAILS: dict[Kind, Details] = {
     Kind.CHAPTER_START: {"index": 1, "offset": 0, "length": 60},
     Kind.ERROR: {"name": "e", "source": "player"},
 }
-KINDS = [kind for kind in Kind if kind not in {Kind.SESSION_START, Kind.STATES_UPDATE, Kind.BITRATE_CHANGE}]
+KINDS = [kind for kind in Kind if kind is not Kind.SESSION_START]
+STATES = ("mute", "fullScreen", "custom.1")
 
 
 @st.composite
@@ -31,10 +32,23 @@ def sessions(draw: st.DrawFn, *, steps_back: bool = False, whole: bool = False) 
     playheads = st.integers(0, 700) if whole else st.floats(0, 700, width=32)
     for kind in draw(st.lists(st.sampled_from(KINDS), max_size=30)):
         at_ms += draw(st.integers(-5_000 if steps_back else 0, 900_000))
-        events.append(Event(kind, at_ms, draw(playheads), _DETAILS.get(kind, {})))
+        events.append(_event(draw, kind, at_ms, draw(playheads)))
     return Session(
         Form.MEDIA_COLLECTION, tuple(events), Visitor("1", "1"), Routing("org", ("suite",), "server")
     )
+
+
+def _event(draw: st.DrawFn, kind: Kind, at_ms: int, playhead_s: float) -> Event:
+    """An event with what its kind may carry: states, quality, custom metadata."""
+    seconds_ms = st.integers(0, 9).map(lambda s: s * 1000)
+    quality = st.builds(
+        Qoe, st.integers(0, 9_000), st.integers(0, 99) | st.none(), st.just(24) | st.none(), seconds_ms
+    )
+    qoe = draw(quality if kind is Kind.BITRATE_CHANGE else st.none() | quality)
+    states = st.lists(st.sampled_from(STATES), max_size=2, unique=True).map(tuple)
+    started, ended = draw(st.tuples(states, states).filter(any)) if kind is Kind.STATES_UPDATE else ((), ())
+    custom = {"k": "v"} if kind in {Kind.AD_START, Kind.CHAPTER_START} and draw(st.booleans()) else None
+    return Event(kind, at_ms, playhead_s, _DETAILS.get(kind, {}), qoe, custom, started, ended)
 
 
 @given(sessions())
@@ -91,21 +105,32 @@ def test_events_after_a_session_end_change_nothing(session: Session, more: list[
     assert with_tail.ended_at_ms == clean.ended_at_ms
 
 
-@given(st.integers(2, 300), st.data())
-def test_a_ping_inside_normal_playback_changes_nothing(played_s: int, data: st.DataObject) -> None:
-    at_s = data.draw(st.integers(1, played_s - 1))
+@given(sessions(), st.integers(0, 30), st.integers(2, 500), st.data())
+def test_a_ping_inside_normal_playback_changes_nothing(
+    session: Session, after: int, played_s: int, data: st.DataObject
+) -> None:
+    """Anywhere in any session: a play, then content at real time, with and without a ping in between."""
+    head = session.events[: after + 1]
+    assume(all(event.kind not in {Kind.SESSION_END, Kind.SESSION_COMPLETE} for event in head))
+    at_ms, tail = head[-1].occurred_at_ms, session.events[after + 1 :]
+    rest = tuple(e._replace(occurred_at_ms=e.occurred_at_ms + played_s * 1000) for e in tail)
+    ping_s = data.draw(st.integers(1, played_s - 1))
 
-    def session(*pings: int) -> Session:
-        middle = tuple(Event(Kind.PING, BASE_MS + p * 1000, p) for p in pings)
-        events = (
-            Event(Kind.SESSION_START, BASE_MS, 0, START),
-            Event(Kind.PLAY, BASE_MS, 0),
-            *middle,
-            Event(Kind.SESSION_COMPLETE, BASE_MS + played_s * 1000, played_s),
+    def viewed(*pings: int) -> Viewing:
+        middle = (
+            # Out of any break, then playing at real time; the bitrate goes on.
+            Event(Kind.AD_BREAK_COMPLETE, at_ms, 50),
+            Event(Kind.PLAY, at_ms, 50),
+            *(Event(Kind.PING, at_ms + p * 1000, 50 + p) for p in pings),
+            Event(Kind.PLAY, at_ms + played_s * 1000, 50 + played_s),
         )
-        return Session(Form.MEDIA_COLLECTION, events, Visitor(), Routing())
+        return measure(session._replace(events=(*head, *middle, *rest)), Rules())
 
-    assert measure(session(at_s), Rules()).metrics == measure(session(), Rules()).metrics
+    with_ping, without = viewed(ping_s), viewed()
+    assert with_ping.metrics == without.metrics
+    assert [ad.time_spent_ms for ad in with_ping.ads] == [ad.time_spent_ms for ad in without.ads]
+    assert [c.time_spent_ms for c in with_ping.chapters] == [c.time_spent_ms for c in without.chapters]
+    assert with_ping.flags == without.flags
 
 
 @given(sessions(steps_back=True))

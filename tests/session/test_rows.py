@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from referencing import Registry, Resource
 
-from pipeline.session.datastream import Rules
+from pipeline.session.datastream import OPEN_DATASTREAM, Datastream, Rules
 from pipeline.session.measure import measure
 from pipeline.session.model import Row, Session
 from pipeline.session.rows import reporting_rows
@@ -24,11 +24,8 @@ FILM = (
 )
 
 
-def rows_of(session: Session) -> tuple[Row, ...]:
-    return reporting_rows(session, measure(session, _RULES), "f" * 64)
-
-
-_RULES = Rules()
+def rows_of(session: Session, datastream: Datastream = OPEN_DATASTREAM) -> tuple[Row, ...]:
+    return reporting_rows(session, measure(session, datastream.rules), "f" * 64, datastream)
 
 
 def test_there_are_five_kinds_in_the_order_of_their_events() -> None:
@@ -50,6 +47,25 @@ def test_a_skipped_ad_and_chapter_have_no_complete_row() -> None:
     ]
 
 
+def test_a_switch_gives_skipped_ads_and_chapters_a_row() -> None:
+    skipped = story("0 start, 0 break, 0 ad, 5 adskip, 5 endbreak, 6 chapter, 9 chapterskip, 10 end")
+    rows = rows_of(skipped, Datastream(rules=Rules(skip_rows=True)))
+    assert [row.event_type for row in rows] == [
+        "media.sessionStart",
+        "media.adStart",
+        "media.adSkip",
+        "media.chapterSkip",
+        "media.sessionComplete",
+    ]
+    ad, chapter = rows[2].media_reporting["advertisingDetails"], rows[3].media_reporting["chapterDetails"]
+    assert isinstance(ad, dict)
+    assert isinstance(chapter, dict)
+    assert (ad["timePlayed"], chapter["timePlayed"]) == (5, 3)
+    assert not {"isCompleted"} & ({*ad} | {*chapter})
+    abandoned = story("0 start, 0 break, 0 ad, 5 end")
+    assert len(rows_of(abandoned, Datastream(rules=Rules(skip_rows=True)))) == 3
+
+
 def test_the_start_row_says_downloaded_and_viewed_and_later_rows_do_not() -> None:
     first, *later = (_details(row) for row in rows_of(story(FILM, hasResume=True, isDownloaded=False)))
     assert (first["isDownloaded"], first["isViewed"], first["hasResume"]) == (True, True, True)
@@ -67,7 +83,7 @@ def test_false_flags_are_left_out_but_is_completed_is_always_there() -> None:
 
 
 def test_genres_become_a_list() -> None:
-    assert _details(rows_of(story(FILM, genre="Drama, Comedy"))[0])["genreList"] == ["Drama", "Comedy"]
+    assert _details(rows_of(story(FILM, genre="Drama, Comedy"))[0])["genreList"] == ("Drama", "Comedy")
 
 
 def test_custom_metadata_of_the_session_is_merged_into_the_ads_row() -> None:
@@ -107,7 +123,7 @@ def _prefixed(value: Any) -> Any:
     """On the wire the prefix is dropped; the schemas have it."""
     if isinstance(value, dict):
         return {f"xdm:{name}": _prefixed(member) for name, member in value.items()}
-    return [_prefixed(item) for item in value] if isinstance(value, list) else value
+    return [_prefixed(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 @needs_shared

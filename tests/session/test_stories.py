@@ -105,6 +105,14 @@ def test_three_events_that_stand_still_are_a_stall_and_not_time_spent() -> None:
     assert metrics.content_time_spent_ms == 20_000
 
 
+def test_the_playhead_of_a_stall_is_no_part_of_the_segment() -> None:
+    stalled = "0 start, 0 play @300, 10 ping @300, 20 ping @300"
+    assert viewing_of(stalled, length=999).metrics.segment is None
+    assert viewing_of("0 start, 0 play @300, 10 ping @300", length=999).metrics.segment == "[5-6]"
+    later = "0 start, 0 play @300, 10 ping @300, 20 ping @300, 21 play @10, 30 complete @19"
+    assert viewing_of(later, length=999).metrics.segment == "[0-5]"  # the interval to 10 began at 300
+
+
 def test_two_events_that_stand_still_are_no_stall() -> None:
     metrics = viewing_of("0 start, 0 play @0, 10 ping @10, 20 ping @10, 30 ping @20, 40 complete @30").metrics
     assert (metrics.stall_count, metrics.content_time_spent_ms) == (0, 40_000)

@@ -30,7 +30,7 @@ def test_a_worked_session_gives_exactly_the_expected_numbers_calls_and_flags(nam
     session = media_collection.decode(body, "/api/v1/downloaded")
     viewing = measure(session, Rules())
     identity = session_id(session, OPEN_DATASTREAM)
-    rows = reporting_rows(session, viewing, identity)
+    rows = reporting_rows(session, viewing, identity, OPEN_DATASTREAM)
     first, last = rows[0].media_reporting["sessionDetails"], rows[-1].media_reporting
     assert isinstance(first, dict)
     computed: dict[str, Any] = last["sessionDetails"]  # type: ignore[assignment]  # a row is JSON

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final
 
 import pytest
 
-from pipeline.session.datastream import Datastream
+from pipeline.session.datastream import Datastream, Rules
+from pipeline.session.measure import measure
+from pipeline.session.model import Session
 from pipeline.wire import media_collection, media_edge
 from pipeline.wire.problems import Problem, Rejected
 from tests.shared import SHARED, load, needs_shared
 
 _LOADED: Any = load("corpus/cases.json") or []
-CASES: Final = [
-    case
-    for case in (_LOADED if isinstance(_LOADED, list) else _LOADED["cases"])
-    if case["form"] in {"mc", "edge"}
-]
+_ALL: Final = _LOADED if isinstance(_LOADED, list) else _LOADED["cases"]
+CASES: Final = [case for case in _ALL if case["form"] in {"mc", "edge"}]
+ONLINE: Final = [case for case in _ALL if case["form"].startswith("online/")]
+"""Single live events: not for these paths, whatever their verdict on the live ones is."""
 
 DECIDED: Final[dict[str, tuple[bool, str]]] = {
     "mc/android-report-proper-state.json": (
@@ -66,9 +68,8 @@ pytestmark = needs_shared
 def _problems(case: dict[str, Any]) -> tuple[Problem, ...]:
     body = (SHARED / "corpus" / case["file"]).read_bytes()
     try:
-        if case["form"] == "mc":
-            path = "/api/v1/sessions" if "/sessions" in str(case["endpoint"]) else "/api/v1/downloaded"
-            media_collection.decode(body, path)
+        if case["form"] in {"mc", "online/mc"}:
+            media_collection.decode(body, _path(case))
         else:
             for item in media_edge.split(body):
                 media_edge.decode(item, Datastream())
@@ -90,3 +91,47 @@ def test_a_real_body_gets_the_verdict_of_its_source(case: dict[str, Any]) -> Non
 def test_an_ambiguous_body_gets_the_verdict_that_we_decided(case: dict[str, Any]) -> None:
     is_valid, why = DECIDED[case["file"]]
     assert (not _problems(case)) == is_valid, (why, _problems(case))
+
+
+def test_a_real_body_keeps_what_its_source_states_about_it() -> None:
+    for case in CASES:
+        if case["expect"]["valid"] is not True:
+            continue
+        expected = case["expect"]
+        sessions = _sessions(case)
+        assert len(sessions[0].events) == expected["events"] or len(sessions) > 1, case["file"]
+        for session in sessions:
+            viewing = measure(session, Rules())
+            assert viewing.events[-1].kind.value in {"sessionComplete", "sessionEnd"}
+        if len(sessions) == 1:
+            viewing = measure(sessions[0], Rules())
+            assert viewing.metrics.is_completed == expected["session_complete"], case["file"]
+            counts = Counter(event.kind.value for event in sessions[0].events)
+            sent = Counter[str]()
+            for name, count in expected["type_counts"].items():
+                short = name.removeprefix("media.")
+                sent["statesUpdate" if short in {"stateStart", "stateEnd"} else short] += count
+            assert counts == sent, case["file"]
+
+
+def _sessions(case: dict[str, Any]) -> list[Session]:
+    body = (SHARED / "corpus" / case["file"]).read_bytes()
+    if case["form"] == "mc":
+        return [media_collection.decode(body, _path(case))]
+    return [media_edge.decode(item, Datastream()) for item in media_edge.split(body)]
+
+
+def _path(case: dict[str, Any]) -> str:
+    return "/api/v1/sessions" if "/sessions" in str(case["endpoint"]) else "/api/v1/downloaded"
+
+
+@pytest.mark.parametrize("case", ONLINE, ids=lambda c: str(c["file"]))
+def test_a_live_event_is_no_downloaded_session(case: dict[str, Any]) -> None:
+    rules = {problem.rule for problem in _problems(case)}
+    assert rules
+    if case["expect"]["valid"] is False:
+        assert rules == {"downloaded_flag_on_live"}
+
+
+def test_every_ambiguous_body_has_a_decision_and_no_other() -> None:
+    assert {case["file"] for case in CASES if case["expect"]["valid"] == "ambiguous"} == set(DECIDED)

@@ -16,6 +16,7 @@ from pipeline.session.model import Session
 from pipeline.wire import media_collection, media_edge, schemas
 from pipeline.wire.encode import to_media_collection, to_media_edge
 from pipeline.wire.problems import RULES, Problem, Rejected
+from tests.session.test_properties import sessions
 from tests.stories import story
 
 PATH = "/api/v1/downloaded"
@@ -90,14 +91,27 @@ def mutated(draw: st.DrawFn) -> list[Any]:
 @given(mutated(), st.booleans())
 def test_the_decoder_and_the_schemas_give_the_same_verdict(body: list[Any], strict: bool) -> None:
     found = problems(json.dumps(body).encode(), strict=strict)
-    by_event = {
-        index
-        for index, _ in enumerate(body)
-        if not VALIDATORS[body[index]["eventType"], strict].is_valid(body[index])
+    by_schema = {
+        (index, "".join(f"/{_token(part)}" for part in (index, *error.instance_path)))
+        for index, event in enumerate(body)
+        for error in VALIDATORS[event["eventType"], strict].iter_errors(event)
     }
     # downloaded_flag concerns the path, not the event, and is no matter of the schemas.
-    assert {p.index for p in found if p.rule != "downloaded_flag"} == by_event, found
+    assert {(p.index, p.pointer) for p in found if p.rule != "downloaded_flag"} == by_schema, found
     assert {p.rule for p in found} <= set(RULES)
+
+
+def _token(part: str | int) -> str:
+    return str(part).replace("~", "~0").replace("/", "~1")
+
+
+@settings(max_examples=100, deadline=None)
+@given(sessions(steps_back=True), st.booleans())
+def test_a_good_body_is_good_for_both(session: Session, strict: bool) -> None:
+    body = to_media_collection(session)
+    assert problems(body, strict=strict) == ()
+    for event in json.loads(body):
+        assert VALIDATORS[event["eventType"], strict].is_valid(event)
 
 
 @settings(max_examples=300, deadline=None)
@@ -183,6 +197,13 @@ def test_a_string_that_looks_like_a_key_is_no_duplicate() -> None:
     body = copy.deepcopy(GOOD)
     body[0]["customMetadata"] = {"k": ':a":b', "l": '"media.id":'}
     assert problems(json.dumps(body).encode()) == ()
+
+
+def test_an_event_without_its_time_is_still_looked_through() -> None:
+    body = copy.deepcopy(GOOD)
+    body[1] = {"eventType": "play", "customMetadata": {"k": 1}}
+    found = [(p.pointer, p.rule) for p in problems(json.dumps(body).encode())]
+    assert found == [("/1", "required"), ("/1/customMetadata/k", "type")]
 
 
 def test_all_problems_of_a_body_are_reported_in_order() -> None:

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.session.datastream import Datastream
+from pipeline.session.datastream import Datastream, Rules
+from pipeline.session.measure import measure
+from pipeline.session.rows import reporting_rows
 from pipeline.stages import receive
 from pipeline.stages.datastreams import Directory
 from pipeline.wire import media_collection, media_edge
+from pipeline.wire.moments import format_moment
 from pipeline.wire.problems import RULES, Rejected
 from tests.shared import load, needs_shared
 
@@ -46,11 +49,8 @@ def test_a_strict_datastream_refuses_what_the_closed_schema_refuses(case: dict[s
     assert errors == [(e["pointer"], e["rule"]) for e in expected["errors"]]
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in EDGE["cases"] if c["id"] != "fatal-disabled"], ids=lambda case: str(case["id"])
-)
+@pytest.mark.parametrize("case", EDGE["cases"], ids=lambda case: str(case["id"]))
 def test_a_media_edge_case_gets_the_expected_answer(case: dict[str, Any]) -> None:
-    # fatal-disabled needs a switched-off datastream, which datastreams.toml does not know yet.
     expected = case["expect"]
     body = case.get("raw_body")
     if body is None:
@@ -66,7 +66,8 @@ def test_a_media_edge_case_gets_the_expected_answer(case: dict[str, Any]) -> Non
         config_id=query.get("configId"),
         truncated=case["id"] == "fatal-too-large",
     )
-    directory = Directory((Datastream(id="known", report_suites=("suite",)),))
+    known = Datastream(id="known", report_suites=("suite",), disabled=case["id"] == "fatal-disabled")
+    directory = Directory((known,))
     reception = receive.receive(request, directory, lambda: "upload")
     assert reception.answer.status == expected["status"]
     answer = json.loads(reception.answer.body)
@@ -76,6 +77,19 @@ def test_a_media_edge_case_gets_the_expected_answer(case: dict[str, Any]) -> Non
         found = next(e for e in answer["errors"] if e["report"]["eventIndex"] == error["eventIndex"])
         assert (found["type"], found["status"]) == (error["type"], error["status"])
         assert [detail["name"] for detail in found["report"]["details"]] == error["names"]
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in EDGE["cases"] if "reporting" in c["expect"]], ids=lambda case: str(case["id"])
+)
+def test_a_media_edge_case_gives_the_expected_row(case: dict[str, Any]) -> None:
+    session = media_edge.decode(json.dumps(case["request"]["events"][0]).encode(), Datastream())
+    rows = reporting_rows(session, measure(session, Rules()), "f" * 64, Datastream())
+    for name, value in case["expect"]["reporting"].items():
+        kind, _, member = name.partition(".")
+        (row,) = [row for row in rows if row.event_type == f"media.{kind}"]
+        details: Any = row.media_reporting["sessionDetails"]
+        assert (format_moment(row.timestamp_ms) if member == "timestamp" else details[member]) == value
 
 
 def test_every_rule_that_a_vector_expects_is_in_the_closed_list() -> None:

@@ -11,9 +11,8 @@ from aiokafka import codec
 from faust.transport.consumer import Consumer
 from faust.transport.drivers import aiokafka as driver
 
-from pipeline.contract.record import StoredRecord
 from pipeline.settings import load
-from pipeline.worker.faust_worker import TransactionalConsumer, bounded, credentials
+from pipeline.worker.faust_worker import TransactionalConsumer, credentials
 
 
 def test_faust_is_the_version_that_was_measured() -> None:
@@ -35,16 +34,6 @@ def test_the_private_attributes_are_there() -> None:
     assert "_waiting_for_ack" in source
     assert "_unacked_messages" in source
     assert "_new_transport" in faust.App.__dict__ or hasattr(faust.App, "_new_transport")
-
-
-def record(offset: int, size: int) -> StoredRecord:
-    return StoredRecord("media.uploads", 0, offset, b"", b"x" * size, 0, ())
-
-
-def test_a_transaction_is_bounded_by_bytes_and_a_larger_upload_goes_alone() -> None:
-    records = [record(0, 4), record(1, 4), record(2, 50), record(3, 1)]
-    assert [[r.offset for r in run] for run in bounded(records, 10)] == [[0, 1], [2], [3]]
-    assert list(bounded([], 10)) == []
 
 
 def test_credentials_follow_the_security_protocol() -> None:

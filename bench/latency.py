@@ -1,0 +1,153 @@
+"""From the HTTP request to the committed record, at a fixed rate: ingest, Kafka and worker as processes.
+
+Latency counts from the moment a request was due to the moment a `read_committed` consumer has the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Final
+
+from confluent_kafka import Consumer
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+
+from bench.core import sdk_session
+from bench.http_load import as_request, open_loop
+from deploy.servers import Kafka
+from pipeline.commands.home import kafka_codec
+from pipeline.contract.topics import load_topics
+from pipeline.kafka import admin
+from pipeline.kafka.clients import ISOLATION, client_config
+from pipeline.settings import Settings, child_environ, load
+from pipeline.wire.encode import to_media_collection
+
+RATE: Final = int(os.environ.get("BENCH_RATE", "500"))
+SECONDS: Final = int(os.environ.get("BENCH_SECONDS", "30"))
+WARM_S: Final = 5
+EVENTS: Final = 25
+AIM_MS: Final = 300
+READY_S: Final = 60.0
+SESSIONS: Final = "media.sessions"
+
+
+def main() -> None:
+    """Print p50 and p99 of the whole way."""
+    with Kafka() as kafka, tempfile.TemporaryDirectory() as directory, Status("measuring the whole way"):
+        settings = load(
+            {}, kafka_bootstrap=kafka.bootstrap, data_dir=Path(directory), worker_port=0, ingest_port=0
+        )
+        admin.apply(settings, load_topics())
+        waited = measured(settings)
+    waited.sort()
+    table = Table(
+        title=f"HTTP request to committed session at {RATE}/s, {EVENTS} events", title_justify="left"
+    )
+    for column in ("sessions", "p50 ms", "p99 ms", "longest ms", "aim p99"):
+        table.add_column(column, justify="right")
+    at = [waited[min(len(waited) - 1, int(len(waited) * share))] * 1000 for share in (0.5, 0.99, 1.0)]
+    table.add_row(f"{len(waited):,}", *(f"{ms:,.0f}" for ms in at), f"{AIM_MS}")
+    Console(width=120).print(table)
+
+
+def measured(settings: Settings) -> list[float]:
+    """Return the seconds that each session took, those of the first seconds left out."""
+    pipeline = str(Path(sys.executable).with_name("pipeline"))
+    environ = child_environ(settings)
+    body = to_media_collection(sdk_session(EVENTS))
+    requests = [
+        as_request(
+            "/api/v1/downloaded", body.replace(b"film-1", b"film-%d" % n).replace(b"4" * 38, b"%038d" % n)
+        )
+        for n in range(RATE * (SECONDS + WARM_S))
+    ]
+    arrived: list[tuple[float, bytes]] = []
+    stop = threading.Event()
+    with (
+        tempfile.TemporaryFile() as said,
+        tempfile.NamedTemporaryFile("r") as log,
+        Path(log.name).open("wb") as out,
+    ):
+        processes = [
+            subprocess.Popen([pipeline, "worker"], env=environ, stdout=said, stderr=said),
+            subprocess.Popen([pipeline, "ingest"], env=environ, stdout=out, stderr=out),
+        ]
+        reading = threading.Thread(target=_read, args=(settings, arrived, stop))
+        try:
+            port = _port(log)
+            _await_worker(settings)
+            reading.start()
+            loaded = asyncio.run(open_loop(port, requests, RATE, SECONDS + WARM_S))
+            end = time.monotonic() + READY_S
+            while len(arrived) < len(requests) and time.monotonic() < end:
+                time.sleep(0.1)
+        finally:
+            stop.set()
+            for process in processes:
+                process.kill()
+                process.wait()
+            if reading.ident:
+                reading.join()
+    codec = kafka_codec(settings)
+    found = []
+    for moment, value in arrived:
+        session: dict[str, Any] = codec.decode(value)
+        number = int(session["dimensions"]["name"].removeprefix("film-"))
+        if number >= RATE * WARM_S:
+            found.append(moment - (loaded.started + number / RATE))
+    if len(found) < loaded.answered - RATE * WARM_S:
+        raise SystemExit(
+            f"{loaded.answered} uploads were answered ({loaded.statuses}), {len(arrived)} came out"
+        )
+    return found
+
+
+def _read(settings: Settings, arrived: list[tuple[float, bytes]], stop: threading.Event) -> None:
+    config = {
+        **ISOLATION,
+        "group.id": uuid.uuid4().hex,
+        "auto.offset.reset": "earliest",
+        "fetch.wait.max.ms": 10,
+    }
+    consumer = Consumer(client_config(settings, **config))
+    consumer.subscribe([settings.kafka_topic_prefix + SESSIONS])
+    while not stop.is_set():
+        for message in consumer.consume(500, 0.01):
+            value = message.value()
+            if message.error() is None and value is not None:
+                arrived.append((time.perf_counter(), value))
+    consumer.close()
+
+
+def _port(log: Any) -> int:
+    end = time.monotonic() + READY_S
+    while time.monotonic() < end:
+        log.seek(0)
+        said = log.read()
+        if "http://127.0.0.1:" in said:
+            digits = said.split("http://127.0.0.1:")[1]
+            return int(digits[: next(i for i, c in enumerate(digits + " ") if not c.isdigit())])
+        time.sleep(0.1)
+    raise SystemExit("ingest did not start")
+
+
+def _await_worker(settings: Settings) -> None:
+    """Return when the worker has its partitions: their stores are there then."""
+    end = time.monotonic() + READY_S
+    while (
+        len(list((settings.data_dir / "index").glob("*/*media.index-*")))
+        < load_topics()["media.uploads"].partitions
+    ):
+        if time.monotonic() > end:
+            raise SystemExit("the worker did not start")
+        time.sleep(0.2)
+    time.sleep(3)

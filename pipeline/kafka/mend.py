@@ -1,0 +1,145 @@
+"""Mending an index that does not fit its topics any more; no worker may run meanwhile.
+
+`adopt` starts at the beginning of a topic of uploads that was made anew: what is known stays known, so that
+what is read again is a redelivery or a duplicate. `rebuild` makes a lost index again from the sessions and
+outcomes that are still there. Both fence whatever worker might still be alive.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from confluent_kafka.admin import AdminClient
+
+from pipeline.contract.codec import Codec
+from pipeline.contract.partition import partition_of
+from pipeline.contract.positions import INDEX, UPLOADS
+from pipeline.contract.record import Record, StoredRecord
+from pipeline.contract.records import IndexEntry, MediaSession, Outcome
+from pipeline.contract.topics import Topic
+from pipeline.kafka import admin, takeover
+from pipeline.kafka.clients import client_config, quiet
+from pipeline.kafka.lanes import Lanes
+from pipeline.kafka.reader import KafkaReader
+from pipeline.settings import Settings
+from pipeline.stages.judge import session_key, upload_key
+
+SESSIONS: Final = "media.sessions"
+OUTCOMES: Final = "media.outcomes"
+CHUNK: Final = 2_000
+THREADS: Final = 24
+
+
+def adopt(settings: Settings, codec: Codec, topics: Mapping[str, Topic]) -> Mapping[int, int]:
+    """Set every position to the first offset of the present topic of uploads; return them."""
+    admin.require_no_workers(settings)
+    lanes = Lanes(settings, codec, topics)
+    try:
+        starts = _first_offsets(settings, topics)
+        _set_positions(lanes, starts)
+        return starts
+    finally:
+        lanes.close()
+
+
+def rebuild(
+    settings: Settings,
+    codec: Codec,
+    topics: Mapping[str, Topic],
+    now_ms: int,
+    taken: Callable[[int], None] = lambda _entries: None,
+) -> int:
+    """Make the index again from sessions and outcomes; return the number of entries.
+
+    `taken` hears of entries as they are committed. Until the end the positions say that the index is
+    unfinished, so that no worker goes on from it; it may be run again at any time. All uploads that their
+    topic still has are read again afterwards, and known.
+    """
+    admin.require_no_workers(settings)
+    lanes = Lanes(settings, codec, topics, source=takeover.UNFINISHED, is_lost=True)
+    waiting: dict[int, list[Record]] = defaultdict(list)
+    entries = 0
+    starts = _first_offsets(settings, topics)
+    try:
+        _set_positions(lanes, dict.fromkeys(starts, 0))
+        for record in _entries(settings, codec, topics[UPLOADS].partitions, now_ms):
+            waiting[record.partition].append(record)
+            if len(waiting[record.partition]) == CHUNK:
+                lanes.commit(record.partition, waiting.pop(record.partition), 0)
+                entries += CHUNK
+                taken(CHUNK)
+        for partition, records in waiting.items():
+            lanes.commit(partition, records, 0)
+            entries += len(records)
+            taken(len(records))
+    finally:
+        lanes.close()
+    adopt(settings, codec, topics)
+    return entries
+
+
+def _set_positions(lanes: Lanes, positions: Mapping[int, int]) -> None:
+    """Take these partitions over and commit nothing but their positions."""
+
+    def set_position(partition: int) -> None:
+        lanes.take_over(partition)
+        lanes.commit(partition, (), positions[partition])
+
+    with ThreadPoolExecutor(THREADS, "mend") as pool:
+        list(pool.map(set_position, positions))
+
+
+def _first_offsets(settings: Settings, topics: Mapping[str, Topic]) -> dict[int, int]:
+    client = AdminClient(client_config(settings, error_cb=quiet))
+    name = settings.kafka_topic_prefix + UPLOADS
+    bounds = takeover.bounds_of(client, name, range(topics[UPLOADS].partitions))
+    return {partition: found.first for partition, found in bounds.items()}
+
+
+def _entries(settings: Settings, codec: Codec, partitions: int, now_ms: int) -> Iterator[Record]:
+    """Yield the entry of every session and of every upload that ended otherwise than accepted."""
+    for stored in _stored(settings, SESSIONS):
+        session = codec.decode_record(MediaSession, stored.value)
+        entry = IndexEntry(
+            kind="session",
+            visitor_key=session.visitor_key,
+            upload_id=session.upload_id,
+            replay_id=session.replay_id,
+            revision=session.revision,
+            recorded_at_ms=now_ms,
+        )
+        partition = partition_of(session.visitor_key.encode(), partitions)
+        yield _record(codec, session_key(session.session_id), partition, entry, stored.timestamp_ms)
+    for stored in _stored(settings, OUTCOMES):
+        outcome = codec.decode_record(Outcome, stored.value)
+        if outcome.outcome == "accepted":
+            continue
+        entry = IndexEntry(
+            kind="upload",
+            upload_id=outcome.upload_id,
+            replay_id=outcome.replay_id,
+            source_topic=outcome.source_topic,
+            source_partition=outcome.source_partition,
+            source_offset=outcome.source_offset,
+            outcome=outcome.outcome,
+            reason=outcome.reason,
+            recorded_at_ms=now_ms,
+        )
+        key = upload_key(outcome.upload_id)
+        yield _record(codec, key, outcome.source_partition, entry, stored.timestamp_ms)
+
+
+def _record(codec: Codec, key: bytes, partition: int, entry: IndexEntry, timestamp_ms: int) -> Record:
+    return Record(INDEX, partition, key, codec.encode(INDEX, entry), timestamp_ms)
+
+
+def _stored(settings: Settings, topic: str) -> Iterator[StoredRecord]:
+    reader = KafkaReader(settings)
+    try:
+        starts = {p: reader.first_offset(topic, p) for p in range(reader.partitions(topic))}
+        yield from (stored for stored in reader.read(topic, starts) if stored.value is not None)
+    finally:
+        reader.close()

@@ -1,0 +1,162 @@
+"""The servers that tests start: they say why they fail, and none outlives its test run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from deploy import servers
+from tests.commands.serving import ROOT
+
+OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+class Script(servers._Server):
+    """A shell script in the place of a server; it answers when it has said that it is up."""
+
+    def __init__(self, script: str) -> None:
+        super().__init__()
+        self._script = script
+
+    def _command(self) -> Sequence[str]:
+        return ["sh", "-c", self._script]
+
+    def _answers(self) -> bool:
+        return "up" in self.log_tail()
+
+
+def test_a_server_that_fails_shows_the_end_of_its_log() -> None:
+    server = Script("echo 'Address already in use'; exit 3")
+    with pytest.raises(servers.ServerFailed, match=r"server did not come up:\nAddress already in use"):
+        server.start()
+    server.stop()
+
+
+def test_a_server_that_hangs_is_ended_and_shows_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "START_DEADLINE_S", 0.5)
+    server = Script("echo waiting for nothing; exec sleep 600")
+    with pytest.raises(servers.ServerFailed, match="waiting for nothing"):
+        server.start()
+    assert server._process is not None
+    assert server._process.poll() == -signal.SIGKILL
+
+
+def test_what_a_server_wrote_is_gone_when_it_is_done_with() -> None:
+    with Script("echo up; exec sleep 600") as server:
+        pid, directory = server.pid, server.directory
+    assert not is_running(pid)
+    assert not directory.exists()
+
+
+def test_no_server_outlives_its_test_run_however_that_ends(tmp_path: Path) -> None:
+    program = (
+        "from tests.deploy.test_servers import Script\n"
+        "import time\n"
+        "server = Script('echo up; exec sleep 600')\n"
+        "server.start()\n"
+        "print(server.pid, server.directory, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as test_run:
+        assert test_run.stdout is not None
+        pid, directory = test_run.stdout.readline().split()
+        test_run.kill()
+    end = time.monotonic() + 20
+    while is_running(int(pid)):
+        assert time.monotonic() < end, "the server runs on"
+        time.sleep(0.05)
+    (Path(directory) / "log").unlink()
+    Path(directory).rmdir()
+
+
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        # A child whose parent is gone may wait for init as a zombie.
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+def test_ports_differ_and_are_none_that_an_outgoing_connection_could_be_given() -> None:
+    ports = [servers.free_port() for _ in range(200)]
+    assert len(set(ports)) == 200
+    first_outgoing = int(OUTGOING.read_text().split()[0]) if OUTGOING.exists() else 32_768
+    assert max(ports) < first_outgoing
+
+
+def test_a_port_that_is_taken_is_not_given() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        assert not servers._can_listen(taken.getsockname()[1])
+
+
+def test_cluster_ids_never_begin_with_a_dash() -> None:
+    ids = {servers.new_cluster_id() for _ in range(500)}
+    assert len(ids) == 500
+    assert {len(each) for each in ids} == {22}
+    assert not any(each.startswith("-") for each in ids)
+
+
+def test_without_maven_or_java_the_reason_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(servers, "KAFKA_LIB", tmp_path / "none")
+    assert servers.why_not() == "Maven (mvn) is not installed, and it fetches Apache Kafka"
+    (tmp_path / "mvn").touch(mode=0o755)
+    assert servers.why_not(java=999) == "no Java of version 999 or newer was found"
+
+
+def test_a_fetch_is_tried_again_and_only_a_whole_one_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fetching = (
+        "#!/bin/sh\n"
+        'for each; do case "$each" in -DoutputDirectory=*) out="${each#*=}";; esac; done\n'
+        f"echo once >> {tmp_path}/tries\n"
+        'touch "$out/kafka_2.13.jar"\n'
+        f'[ "$(wc -l < {tmp_path}/tries)" -gt "$LEAST" ] || {{ echo "no route there"; exit 1; }}\n'
+        'touch "$out/other.jar"\n'
+    )
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "mvn").write_text(fetching)
+    (tmp_path / "bin" / "mvn").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(servers, "KAFKA_LIB", tmp_path / "kafka" / "lib")
+    monkeypatch.setattr(servers, "FETCH_PAUSES_S", (0, 0, 0))
+    monkeypatch.setenv("LEAST", "9")
+    with pytest.raises(servers.ServerFailed, match="no route there"):
+        servers.fetch_kafka()
+    assert list((tmp_path / "kafka").iterdir()) == []
+    monkeypatch.setenv("LEAST", "4")
+    servers.fetch_kafka()
+    assert {path.name for path in servers.KAFKA_LIB.iterdir()} == {"kafka_2.13.jar", "other.jar"}
+    assert len((tmp_path / "tries").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(("kind", "port"), [("kafka", 9092), ("registry", 8081)])
+def test_a_port_in_use_is_one_clear_line(kind: str, port: int) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):  # then something else listens there already
+            taken.bind(("127.0.0.1", port))
+            taken.listen()
+        done = subprocess.run(
+            [sys.executable, "-m", "deploy.servers", kind],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stdout.count("\n")) == (2, 1)
+    assert str(port) in done.stdout

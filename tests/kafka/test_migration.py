@@ -1,0 +1,311 @@
+"""`pipeline topics migrate`: other numbers of partitions, and nothing is counted twice."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from confluent_kafka import Consumer
+
+from deploy.servers import Kafka
+from pipeline.contract.codec import Codec
+from pipeline.contract.partition import partition_of
+from pipeline.contract.record import Record, StoredRecord
+from pipeline.contract.records import IndexEntry
+from pipeline.contract.topics import load_topics
+from pipeline.kafka import admin, migration
+from pipeline.kafka.migration import NotVerified, migrate
+from pipeline.kafka.reader import KafkaReader
+from pipeline.kafka.uploads import UploadProducer
+from pipeline.settings import SettingError, Settings
+from pipeline.wire.encode import to_media_collection
+from tests.fakes import FakeSchemaIds
+from tests.homes.uploading import Pipeline, make_pipeline
+from tests.kafka.checkout import copied, with_partitions
+from tests.kafka.home import KafkaHome, delete_topics, made_topics, settings_of
+from tests.kafka.running import Ingest, Worker, command, records, rows, settled
+from tests.stories import story
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+
+INDEX, UPLOADS = "media.index", "media.uploads"
+BEFORE, AFTER = 3, 5
+SESSIONS = 12
+BODIES = [to_media_collection(story("0 start, 0 play, 10 end", name=f"film-{n}")) for n in range(SESSIONS)]
+
+
+class Deployment(NamedTuple):
+    """Topics under two prefixes, and the pipeline on either."""
+
+    old: Settings
+    new: Settings
+    codec: Codec
+    homes: list[KafkaHome]
+
+    def pipeline(self, settings: Settings, partitions: int) -> Pipeline:
+        home = KafkaHome(settings, self.codec, of(partitions))
+        self.homes.append(home)
+        made = make_pipeline(home, self.codec, partitions=partitions)
+        return made._replace(ids=itertools.count(1_000 * len(self.homes)))
+
+    def migrate(self) -> migration.Migrated:
+        return migrate(self.old, self.new, self.codec)
+
+    def stored(self, settings: Settings, topic: str) -> list[StoredRecord]:
+        reader = KafkaReader(settings)
+        try:
+            places = {p: reader.first_offset(topic, p) for p in range(reader.partitions(topic))}
+            return sorted(reader.read(topic, places), key=lambda r: (r.partition, r.offset))
+        finally:
+            reader.close()
+
+    def entries(self, settings: Settings) -> list[tuple[int, bytes, IndexEntry]]:
+        return [
+            (r.partition, r.key, self.codec.decode_record(IndexEntry, r.value))
+            for r in self.stored(settings, INDEX)
+        ]
+
+
+def of(partitions: int) -> Any:
+    return {name: topic._replace(partitions=partitions) for name, topic in load_topics().items()}
+
+
+@pytest.fixture
+def deployment(kafka: Kafka, tmp_path: Path) -> Iterator[Deployment]:
+    """Yield a deployment whose old topics hold sessions, duplicates and dead letters."""
+    old = settings_of(kafka, tmp_path)
+    new = dataclasses.replace(old, kafka_topic_prefix=old.kafka_topic_prefix + "b.")
+    admin.apply(old, of(BEFORE))
+    admin.apply(new, of(AFTER))
+    found = Deployment(old, new, Codec(FakeSchemaIds()), [])
+    before = found.pipeline(old, BEFORE)
+    for body in (*BODIES, *BODIES[:4], b"{}", b"[]"):
+        before.send(body)
+    before.carry()
+    yield found
+    for home in found.homes:
+        home.close()
+    delete_topics(old)
+    delete_topics(new)
+
+
+def test_sessions_and_uploads_are_known_on_their_new_partitions_and_a_second_run_changes_nothing(
+    deployment: Deployment,
+) -> None:
+    done = deployment.migrate()
+    assert (done.partitions_before, done.partitions) == (BEFORE, AFTER)
+    assert done.kinds == {"session": SESSIONS, "upload": 6}
+    assert done.written == SESSIONS + 6
+    moved = [e for e in deployment.entries(deployment.new) if e[2].kind in {"session", "upload"}]
+    assert {entry.migrated_from for _, _, entry in moved} == {deployment.old.kafka_topic_prefix}
+    for partition, _, entry in moved:
+        assert entry.visitor_key is not None
+        assert partition == partition_of(entry.visitor_key.encode(), AFTER)
+    times = {r.key: r.timestamp_ms for r in deployment.stored(deployment.old, INDEX)}
+    assert {
+        r.timestamp_ms - times[r.key] for r in deployment.stored(deployment.new, INDEX) if r.key in times
+    } == {0}
+    before = deployment.stored(deployment.new, INDEX)
+    again = deployment.migrate()
+    assert (again.written, again.kinds) == (0, done.kinds)
+    assert deployment.stored(deployment.new, INDEX) == before
+
+
+def test_after_it_the_same_sessions_are_duplicates_and_the_same_uploads_redelivered(
+    deployment: Deployment,
+) -> None:
+    deployment.migrate()
+    after = deployment.pipeline(deployment.new, AFTER)
+    for stored in deployment.stored(deployment.old, UPLOADS):  # late copies, as a spool would forward them
+        partition = partition_of(stored.key, AFTER)
+        copy = Record(UPLOADS, partition, stored.key, stored.value, stored.timestamp_ms)
+        asyncio.run(after.home.store([copy]))
+    after.carry()
+    assert deployment.stored(deployment.new, "media.outcomes") == []
+    for body in BODIES:
+        after.send(body)
+    after.carry()
+    outcomes = [deployment.codec.decode(r.value) for r in deployment.stored(deployment.new, "media.outcomes")]
+    assert [outcome["outcome"] for outcome in outcomes] == ["duplicate"] * SESSIONS
+    assert deployment.stored(deployment.new, "media.sessions") == []
+    again = deployment.migrate()
+    assert again.written == 0, "topics in use are left alone"
+
+
+def test_it_goes_on_where_it_was_killed(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration, "TRANSACTION_RECORDS", 2)
+    commit, commits = migration._Lane.commit, itertools.count(1)
+
+    def killed(lane: migration._Lane, records: list[Record]) -> None:
+        if next(commits) == 4:
+            raise KeyboardInterrupt
+        commit(lane, records)
+
+    monkeypatch.setattr(migration._Lane, "commit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        deployment.migrate()
+    done = deployment.migrate()
+    assert done.kinds == {"session": SESSIONS, "upload": 6}
+    assert 0 < done.written < SESSIONS + 6
+    keys = [r.key for r in deployment.stored(deployment.new, INDEX) if not r.key.startswith(b"migration:")]
+    assert len(keys) == len(set(keys)) == SESSIONS + 6, "nothing was written twice"
+
+
+def test_entries_of_versions_that_noted_no_key_go_to_every_partition(deployment: Deployment) -> None:
+    entry = IndexEntry(
+        kind="upload", upload_id="old-one", outcome="rejected", reason="invalid", recorded_at_ms=1
+    )
+    value = deployment.codec.encode(INDEX, entry)
+    home = deployment.homes[0]
+    asyncio.run(home.store([Record(INDEX, 1, b"upload:old-one", value, time.time_ns() // 1_000_000)]))
+    assert deployment.migrate().kinds["upload"] == 7
+    found = [p for p, key, _ in deployment.entries(deployment.new) if key == b"upload:old-one"]
+    assert found == list(range(AFTER))
+
+
+def test_it_refuses_while_uploads_wait(deployment: Deployment) -> None:
+    waiting = deployment.pipeline(deployment.old, BEFORE)
+    waiting.send(to_media_collection(story("0 start, 0 play, 10 end", name="another")))
+    with pytest.raises(SettingError, match=r"1 uploads under the prefix .* are not carried yet"):
+        deployment.migrate()
+    assert deployment.stored(deployment.new, INDEX) == []
+
+
+def test_it_refuses_to_go_into_topics_that_are_in_use(deployment: Deployment) -> None:
+    other = deployment.pipeline(deployment.new, AFTER)
+    other.send(BODIES[0])
+    with pytest.raises(SettingError, match="in use already"):
+        deployment.migrate()
+
+
+def test_a_worker_that_takes_over_meanwhile_stops_it(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = migration._Lane.commit
+
+    def overtaken(lane: migration._Lane, records: list[Record]) -> None:
+        deployment.homes[0].take_over(lane._partition)
+        commit(lane, records)
+
+    monkeypatch.setattr(migration._Lane, "commit", overtaken)
+    with pytest.raises(SettingError, match=r"took partition . over meanwhile"):
+        deployment.migrate()
+    assert deployment.stored(deployment.new, INDEX) == []
+
+
+def test_an_entry_that_got_lost_on_the_way_is_found(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = migration._Lane.commit
+    monkeypatch.setattr(migration._Lane, "commit", lambda lane, records: commit(lane, records[1:]))
+    with pytest.raises(NotVerified):
+        deployment.migrate()
+
+
+def test_as_a_person_runs_it_with_the_services_of_two_versions(kafka: Kafka, tmp_path: Path) -> None:
+    before = with_partitions(copied(tmp_path / "before"), BEFORE)
+    after = with_partitions(copied(tmp_path / "after"), AFTER)
+    old = settings_of(kafka, tmp_path / "data")
+    to = old.kafka_topic_prefix + "b."
+    new = dataclasses.replace(old, kafka_topic_prefix=to)
+    migrating = ("topics", "migrate", "--to-prefix", to)
+    assert command(old, "topics", "apply", root=before).returncode == 0
+    try:
+        with Worker(old, tmp_path / "old.log", before) as worker:
+            worker.await_assignment()
+            with Ingest(old, root=before) as ingest, ingest.client() as client:
+                sent = {"content-type": "application/json"}
+                for body in (*BODIES, BODIES[0], b"{}"):
+                    client.post("/api/v1/downloaded", content=body, headers=sent)
+            assert settled(old, root=before)["accepted"] == SESSIONS
+            done = command(old, *migrating, root=after)
+            assert done.returncode == 2
+            assert b"1 workers of the group" in done.stderr
+        await_no_members(old)
+        done = command(old, "topics", "apply", root=after)
+        assert done.returncode == 2
+        assert b"pipeline topics migrate --to-prefix" in done.stderr
+        done = command(old, *migrating, root=after)
+        assert done.returncode == 0, done.stderr.decode()
+        assert f"PIPELINE_KAFKA_TOPIC_PREFIX={to}" in done.stdout.decode()
+        with Worker(new, tmp_path / "new.log", after) as worker, Ingest(new, root=after) as ingest:
+            worker.await_assignment()
+            forward_again(old, new)
+            with ingest.client() as client:
+                for body in BODIES:
+                    assert client.post("/api/v1/downloaded", content=body, headers=sent).status_code == 201
+            ledger = settled(new, root=after)
+        assert ledger["balances"], ledger
+        assert (ledger["accepted"], ledger["duplicate"], ledger["redelivered"]) == (0, SESSIONS, SESSIONS + 2)
+        assert rows(new, "media.sessions", after) == []
+        await_no_members(new)
+        held = records(new, INDEX, after)
+        assert command(old, *migrating, root=after).returncode == 0
+        assert records(new, INDEX, after) == held, "a second run changes nothing"
+    finally:
+        delete_topics(old)
+        delete_topics(new)
+
+
+def forward_again(old: Settings, new: Settings) -> None:
+    """Send every upload of the old topics once more, as a spool does after a late acknowledgement."""
+    reader, producer = KafkaReader(old), UploadProducer(new, time.monotonic)
+    copies = [
+        Record(UPLOADS, partition_of(r.key, AFTER), r.key, r.value, r.timestamp_ms)
+        for r in reader.read(UPLOADS, dict.fromkeys(range(BEFORE), 0))
+    ]
+    asyncio.run(producer.store(copies))
+    reader.close()
+    producer.close()
+
+
+def await_no_members(settings: Settings) -> None:
+    """Wait until the group has let the killed worker go."""
+    end = time.monotonic() + 30
+    while admin.members(settings):
+        assert time.monotonic() < end, admin.members(settings)
+        time.sleep(0.5)
+
+
+def test_a_member_of_the_group_makes_the_command_refuse(kafka: Kafka, tmp_path: Path) -> None:
+    settings = settings_of(kafka, tmp_path)
+    assert admin.members(settings) == ()
+    client = {"bootstrap.servers": kafka.bootstrap, "group.id": settings.worker_group}
+    member = Consumer({**client, "client.id": "lives-on"})
+    with made_topics(settings, of(1)):
+        member.subscribe([settings.kafka_topic_prefix + UPLOADS])
+        try:
+            end = time.monotonic() + 20
+            while not admin.members(settings):
+                member.poll(0.1)
+                assert time.monotonic() < end
+            done = command(settings, "topics", "migrate", "--to-prefix", "other.")
+            assert done.returncode == 2
+            assert b"lives-on@" in done.stderr
+        finally:
+            member.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("migrate",), b"needs --to-prefix"),
+        (("migrate", "--to-prefix", "a b"), b"letters, digits"),
+        (("migrate", "--to-prefix", "same."), b"already"),
+        (("apply", "--to-prefix", "b."), b"belongs to"),
+    ],
+)
+def test_a_prefix_that_can_not_be_is_one_line(
+    kafka: Kafka, tmp_path: Path, arguments: tuple[str, ...], said: bytes
+) -> None:
+    settings = dataclasses.replace(settings_of(kafka, tmp_path), kafka_topic_prefix="same.")
+    done = command(settings, "topics", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count(b"\n") == 1

@@ -1,0 +1,114 @@
+"""The services on Kafka as an operator sees them: one trace through all of them, metrics, logs, health."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deploy.servers import Kafka, free_port
+from pipeline.settings import child_environ
+from pipeline.wire.encode import to_media_collection
+from tests.collector import collecting
+from tests.kafka import running
+from tests.kafka.checkout import copied, with_text
+from tests.kafka.home import made_topics, settings_of
+from tests.kafka.running import Ingest, Worker, records, settled
+from tests.stories import story
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+HEADERS = {
+    "content-type": "application/json",
+    "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01",
+}
+BODY = to_media_collection(story("0 start, 0 play, 10 end"))
+
+
+def test_one_trace_goes_through_ingest_kafka_and_worker_and_the_worker_tells_what_it_did(
+    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "worker.log"
+    monkeypatch.setattr(running, "environ", lambda s: child_environ(s, worker_session_timeout_s=6))
+    with collecting() as collector:
+        settings = dataclasses.replace(
+            settings_of(kafka, tmp_path / "data", worker_port=free_port()), otel_endpoint=collector.url
+        )
+        with made_topics(settings), Ingest(settings) as ingest, Worker(settings, log) as worker:
+            worker.await_assignment()
+            with ingest.client() as client:
+                for body in (BODY, BODY, b"{}"):
+                    client.post("/api/v1/downloaded", content=body, headers=HEADERS)
+            assert settled(settings)["balances"]
+            for topic in ("media.uploads", "media.sessions", "media.outcomes", "media.uploads.dlq"):
+                found = records(settings, topic)
+                assert {r["headers"]["traceparent"].split("-")[1] for r in found} == {TRACE}, topic
+            spans = collector.await_names("POST /api/v1/downloaded", "carry upload", "transaction")
+            assert {s.service for s in spans if s.trace_id == TRACE} == {"pipeline-ingest", "pipeline-worker"}
+            requests = {s.span_id for s in spans if s.name.startswith("POST")}
+            assert {s.parent_id for s in spans if s.name == "carry upload"} == requests
+            see_the_worker(f"http://127.0.0.1:{settings.worker_port}")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    letter = next(line for line in lines if line["event"] == "dead_letter")
+    assert (letter["topic"], letter["offset"], letter["reason"]) == ("media.uploads", 0, "invalid")
+    taken = next(line for line in lines if line["event"] == "taken_over")
+    assert (taken["logger"], len(taken["partitions"])) == ("pipeline.worker", 24)
+
+
+def see_the_worker(base: str) -> None:
+    """Look at health and metrics of a worker that has carried three uploads."""
+    with httpx.Client(base_url=base, trust_env=False) as client:
+        assert client.get("/health/live").status_code == 200
+        assert client.get("/health/ready").status_code == 200
+        end = time.monotonic() + 10
+        while "pipeline_lag_records 0.0" not in (text := client.get("/metrics").text):
+            assert time.monotonic() < end, "the lag does not go"
+            time.sleep(0.2)
+    assert len(re.findall(r"^pipeline_partition_lag_records\{.*\} 0\.0$", text, re.MULTILINE)) == 24
+    for line in (
+        "pipeline_records_read_total 3.0",
+        'pipeline_records_written_total{topic="media.sessions"} 1.0',
+        'pipeline_outcomes_total{outcome="duplicate"} 1.0',
+        'pipeline_outcomes_total{outcome="rejected"} 1.0',
+        'pipeline_dead_letters_total{reason="invalid"} 1.0',
+        "pipeline_lateness_seconds_count 1.0",
+    ):
+        assert line in text, line
+    assert re.search(r"^pipeline_transaction_seconds_count [1-9]", text, re.MULTILINE)
+    assert re.search(r"^pipeline_batch_seconds_count [1-9]", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "hang"),
+    [
+        ("pipeline/topology.py", "        window_key = ", "        __import__('time').sleep(600)\n"),
+        (
+            "pipeline/worker/faust_worker.py",
+            "            await carrier.carry(",
+            "            time.sleep(600)\n",
+        ),
+    ],
+    ids=["a stage hangs", "the event loop hangs"],
+)
+def test_a_worker_that_makes_no_progress_ends_itself(
+    kafka: Kafka, tmp_path: Path, file: str, before: str, hang: str
+) -> None:
+    hung = with_text(copied(tmp_path / "hung"), file, before, hang + before)
+    settings = settings_of(kafka, tmp_path / "data", worker_stall_s=5)
+    log = tmp_path / "worker.log"
+    with made_topics(settings), Ingest(settings) as ingest, Worker(settings, log, hung) as worker:
+        worker.await_assignment()
+        with ingest.client() as client:
+            client.post("/api/v1/downloaded", content=BODY, headers=HEADERS)
+        end = time.monotonic() + 40
+        while not worker.codes:
+            assert time.monotonic() < end, log.read_text()[-2000:]
+            time.sleep(0.2)
+        assert worker.codes[0] == 4
+    assert '"event": "stuck"' in log.read_text()

@@ -1,0 +1,311 @@
+"""Taking a partition over on Apache Kafka: what is known, where to go on, and what must not be believed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from deploy.servers import Kafka
+from pipeline.contract.codec import Codec
+from pipeline.contract.ports import Fenced, NeverTaken, PositionUnusable
+from pipeline.contract.record import Record
+from pipeline.contract.topics import load_topics
+from pipeline.kafka import admin, mend
+from pipeline.kafka.lanes import Lanes
+from pipeline.kafka.uploads import UploadProducer
+from pipeline.settings import Settings
+from pipeline.worker.ownership import Ownership, Stuck
+from tests.fakes import FakeSchemaIds
+from tests.kafka.home import made_topics, settings_of
+
+pytestmark = pytest.mark.kafka
+
+INDEX, UPLOADS, OUTCOMES, SESSIONS = "media.index", "media.uploads", "media.outcomes", "media.sessions"
+NOW_MS = int(datetime(2026, 11, 24, tzinfo=UTC).timestamp() * 1000)
+MONTH_MS = 30 * 86_400_000
+MANY = 2_000_000
+CODEC = Codec(FakeSchemaIds())
+
+
+@pytest.fixture
+def settings(kafka: Kafka, tmp_path: Path) -> Iterator[Settings]:
+    settings = settings_of(kafka, tmp_path / "a")
+    with made_topics(settings):
+        yield settings
+
+
+class Heard:
+    """What a worker's lanes reported."""
+
+    def __init__(self) -> None:
+        self.lost: list[tuple[int, int]] = []
+        self.made_anew: list[int] = []
+
+
+def lanes_of(settings: Settings, data_dir: Path | None = None, heard: Heard | None = None) -> Lanes:
+    said = heard or Heard()
+    return Lanes(
+        settings if data_dir is None else settings_at(settings, data_dir),
+        CODEC,
+        load_topics(),
+        now_ms=lambda: NOW_MS,
+        lost=lambda partition, offsets: said.lost.append((partition, offsets)),
+        made_anew=lambda partition, _why: said.made_anew.append(partition),
+    )
+
+
+def settings_at(settings: Settings, data_dir: Path) -> Settings:
+    from dataclasses import replace
+
+    return replace(settings, data_dir=data_dir)
+
+
+def entry(key: str, value: bytes = b"known", timestamp_ms: int = NOW_MS) -> Record:
+    return Record(INDEX, 3, key.encode(), value, timestamp_ms)
+
+
+def known(lanes: Lanes, *keys: str) -> set[str]:
+    return {key.decode() for key in lanes.known(3, [key.encode() for key in keys])}
+
+
+def store_path(lanes_data_dir: Path) -> Path:
+    return next((lanes_data_dir / "index").glob("*/*.media.index-3"))
+
+
+def put_uploads(settings: Settings, number: int) -> None:
+    async def put() -> None:
+        producer = UploadProducer(settings, time.monotonic)
+        await producer.store([Record(UPLOADS, 3, b"k", b"%d" % n, NOW_MS) for n in range(number)])
+        producer.close()
+
+    asyncio.run(put())
+
+
+def recreate(settings: Settings, topic: str) -> None:
+    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    client.delete_topics([settings.kafka_topic_prefix + topic])[settings.kafka_topic_prefix + topic].result(
+        20
+    )
+    end = time.monotonic() + 20
+    while settings.kafka_topic_prefix + topic in client.list_topics(timeout=5).topics:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    admin.apply(settings, load_topics())
+
+
+def test_a_partition_that_moves_there_and_back_is_known_at_every_step(
+    settings: Settings, tmp_path: Path
+) -> None:
+    a, b = lanes_of(settings), lanes_of(settings, tmp_path / "b")
+    for step, (owner, other) in enumerate([(a, b), (b, a), (a, b), (b, a)]):
+        assert owner.take_over(3) == step
+        seen = [f"session:{n}" for n in range(step)]
+        assert known(owner, *seen, f"session:{step}") == set(seen)
+        owner.commit(3, [entry(f"session:{step}")], step + 1)
+        if step:
+            with pytest.raises(Fenced):
+                other.commit(3, [entry("session:zombie")], 99)
+    a.close()
+    b.close()
+
+
+@pytest.mark.parametrize("fault", ["deleted", "truncated", "bit-flipped", "from last week"])
+def test_whatever_happens_to_the_store_what_was_committed_is_known(settings: Settings, fault: str) -> None:
+    first = lanes_of(settings)
+    first.take_over(3)
+    first.commit(3, [entry(f"session:{n}") for n in range(500)], 1)
+    first.close()
+    path = store_path(settings.data_dir)
+    shutil.copytree(path, path.with_name("old"))
+    second = lanes_of(settings)
+    second.take_over(3)
+    second.commit(3, [entry(f"session:{n}") for n in range(500, 1_000)], 2)
+    second.close()
+    if fault in {"deleted", "from last week"}:
+        shutil.rmtree(path)
+    if fault == "from last week":
+        shutil.move(path.with_name("old"), path)
+    for file in [*path.glob("*.sst"), *path.glob("MANIFEST*")] if path.exists() else []:
+        content = bytearray(file.read_bytes())
+        middle = len(content) // 2
+        if fault == "truncated":
+            del content[middle:]
+        elif fault == "bit-flipped":
+            content[middle] ^= 0x10
+        file.write_bytes(content)
+    heard = Heard()
+    third = lanes_of(settings, heard=heard)
+    assert third.take_over(3) == 2
+    everything = [f"session:{n}" for n in range(1_000)]
+    assert known(third, *everything, "session:unknown") == set(everything)
+    assert heard.made_anew == ([3] if fault in {"truncated", "bit-flipped"} else [])
+    third.close()
+
+
+def test_a_session_is_known_after_12_simulated_months_and_forgotten_after_15(settings: Settings) -> None:
+    lanes = lanes_of(settings)
+    lanes.take_over(3)
+    old = [entry("session:12 months", timestamp_ms=NOW_MS - 12 * MONTH_MS)]
+    lanes.commit(3, [*old, entry("session:15 months", timestamp_ms=NOW_MS - 15 * MONTH_MS)], 1)
+    lanes.sweep(3)
+    assert known(lanes, "session:12 months", "session:15 months") == {"session:12 months"}
+    lanes.close()
+
+
+def test_a_record_that_the_client_refuses_leaves_nothing_and_the_lane_goes_on(settings: Settings) -> None:
+    lanes = lanes_of(settings)
+    lanes.take_over(3)
+    with pytest.raises(NeverTaken):
+        lanes.commit(3, [entry("session:1"), Record(OUTCOMES, 0, b"k", b"x" * 20_000_000, NOW_MS)], 1)
+    assert known(lanes, "session:1") == set()
+    lanes.commit(3, [entry("session:2")], 1)
+    assert lanes.take_over(3) == 1
+    assert known(lanes, "session:1", "session:2") == {"session:2"}
+    lanes.close()
+
+
+def test_a_hold_of_an_earlier_taking_over_commits_nothing(settings: Settings) -> None:
+    lanes = lanes_of(settings)
+    lanes.take_over(3)
+    hold = lanes.hold(3)
+    lanes.take_over(3)
+    with pytest.raises(Fenced):
+        lanes.commit(3, [entry("session:1")], 1, hold)
+    lanes.commit(3, [entry("session:1")], 1, lanes.hold(3))
+    lanes.close()
+
+
+def test_uploads_that_retention_removed_before_they_were_read_are_counted_as_lost(settings: Settings) -> None:
+    put_uploads(settings, 7)
+    heard = Heard()
+    lanes = lanes_of(settings, heard=heard)
+    lanes.resume(3)
+    lanes.commit(3, [], 2)
+    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    place = TopicPartition(settings.kafka_topic_prefix + UPLOADS, 3, 5)
+    client.delete_records([place])[place].result(20)
+    assert lanes.resume(3) == 5
+    assert heard.lost == [(3, 3)]
+    assert lanes.first_upload_from(3, 2) == 5
+    assert lanes.first_upload_from(3, 7) is None
+    lanes.close()
+
+
+def test_a_first_start_on_a_topic_that_has_lost_its_beginning_is_no_loss(settings: Settings) -> None:
+    put_uploads(settings, 4)
+    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    place = TopicPartition(settings.kafka_topic_prefix + UPLOADS, 3, 3)
+    client.delete_records([place])[place].result(20)
+    heard = Heard()
+    lanes = lanes_of(settings, heard=heard)
+    assert lanes.resume(3) == 3
+    assert heard.lost == []
+    lanes.close()
+
+
+def test_a_position_beyond_the_end_of_its_topic_names_the_command_that_mends_it(settings: Settings) -> None:
+    lanes = lanes_of(settings)
+    lanes.take_over(3)
+    lanes.commit(3, [entry("session:1")], 10)
+    with pytest.raises(PositionUnusable, match=r"beyond the end.*pipeline index adopt"):
+        lanes.resume(3)
+    lanes.close()
+    mend.adopt(settings, CODEC, load_topics())
+    mended = lanes_of(settings)
+    assert mended.resume(3) == 0
+    assert known(mended, "session:1") == {"session:1"}
+    mended.close()
+
+
+def test_a_topic_of_uploads_that_was_made_anew_is_not_taken_for_the_old_one(settings: Settings) -> None:
+    put_uploads(settings, 3)
+    lanes = lanes_of(settings)
+    lanes.resume(3)
+    lanes.commit(3, [entry("session:1")], 3)
+    lanes.close()
+    recreate(settings, UPLOADS)
+    put_uploads(settings, 5)
+    again = lanes_of(settings)
+    with pytest.raises(PositionUnusable, match=r"another topic.*pipeline index adopt"):
+        again.resume(3)
+    again.close()
+    mend.adopt(settings, CODEC, load_topics())
+    mended = lanes_of(settings)
+    assert mended.resume(3) == 0
+    assert known(mended, "session:1") == {"session:1"}
+    mended.close()
+
+
+def test_an_empty_index_although_sessions_exist_is_not_believed(settings: Settings) -> None:
+    lanes = lanes_of(settings)
+    lanes.take_over(3)
+    lanes.commit(3, [entry("session:1"), Record(SESSIONS, 0, b"1", b"v", NOW_MS)], 3)
+    lanes.close()
+    recreate(settings, INDEX)
+    again = lanes_of(settings)
+    with pytest.raises(PositionUnusable, match="pipeline index rebuild"):
+        again.resume(3)
+    again.close()
+
+
+def fill_index(settings: Settings, number: int) -> None:
+    producer = Producer(
+        {
+            "bootstrap.servers": settings.kafka_bootstrap,
+            "linger.ms": 50,
+            "queue.buffering.max.messages": 500_000,
+        }
+    )
+    topic = settings.kafka_topic_prefix + INDEX
+    for n in range(number):
+        while True:
+            try:
+                producer.produce(topic, b"v", b"session:%d" % n, 3, timestamp=NOW_MS)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    assert producer.flush(60) == 0
+
+
+@pytest.mark.slow
+def test_a_taking_over_of_two_million_entries_is_not_stuck(settings: Settings) -> None:
+    fill_index(settings, MANY)
+    lanes = lanes_of(settings)
+
+    async def taken(no_progress_s: float) -> float:
+        ownership = Ownership(lanes, no_progress_s)
+        started = time.monotonic()
+        await ownership.taken(1, [3])
+        return time.monotonic() - started
+
+    deadline_s = 2.0
+    took_s = asyncio.run(taken(deadline_s))
+    assert took_s > deadline_s, "so much was read so fast that this proves nothing: use more entries"
+    assert known(lanes, "session:0", f"session:{MANY - 1}", f"session:{MANY}") == {
+        "session:0",
+        f"session:{MANY - 1}",
+    }
+    lanes.close()
+
+
+def test_a_taking_over_without_progress_is_stuck(settings: Settings) -> None:
+    lanes = lanes_of(settings)
+    producer = Producer(
+        {"bootstrap.servers": settings.kafka_bootstrap, "transactional.id": settings.kafka_topic_prefix}
+    )
+    producer.init_transactions(20)
+    producer.begin_transaction()  # a stranger's open transaction hides the end of the index
+    producer.produce(settings.kafka_topic_prefix + INDEX, b"v", b"session:1", 3)
+    producer.flush(10)
+    with pytest.raises(Stuck):
+        asyncio.run(Ownership(lanes, no_progress_s=2).taken(1, [3]))
+    producer.abort_transaction(20)
+    lanes.close()

@@ -1,0 +1,1 @@
+"""The stages on whole uploads, without any home."""

@@ -1,0 +1,69 @@
+"""A worker that was fenced says where, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from pipeline.contract.codec import Codec
+from pipeline.contract.ports import Fenced
+from pipeline.contract.topics import load_topics
+from pipeline.metrics import Meters
+from pipeline.settings import load
+from pipeline.stages.datastreams import OPEN_DIRECTORY
+from pipeline.topology import UPLOADS, Topology
+from pipeline.worker.carrier import Carrier, Ending
+from pipeline.worker.ownership import Ownership
+from tests.fakes import FakeSchemaIds
+
+
+class FencedLanes:
+    """Lanes of a worker whose partitions another one has taken over."""
+
+    progress = 0
+
+    def resume(self, partition: int) -> int:
+        return 7
+
+    def hold(self, partition: int) -> object:
+        return self
+
+    def known(self, partition: int, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        return {}
+
+    def commit(self, partition: int, records: Any, next_offset: int, hold: object) -> None:
+        raise Fenced("another worker has it")
+
+
+class Message:
+    """A record as Faust gives it."""
+
+    partition, offset, generation_id, key, value = 3, 7, 1, b"k", b"not Avro"
+    timestamp, headers = 1.0, ()
+
+
+def test_the_event_has_topic_partition_and_offset_and_nothing_counts_as_committed() -> None:
+    ended: list[tuple[Any, ...]] = []
+
+    def end(ending: Ending, event: str, error: object, **members: object) -> None:
+        ended.append((ending, event, members))
+        raise SystemExit(ending.value)
+
+    async def carry() -> None:
+        ownership = Ownership(FencedLanes())  # type: ignore[arg-type]  # a fake of what is called
+        await ownership.taken(1, [3])
+        topology = Topology(Codec(FakeSchemaIds()), load_topics(), OPEN_DIRECTORY)
+        carrier = Carrier(load({}), topology, ownership, meters, lambda: 0, end, lambda: True)
+        try:
+            await carrier.carry([Message()], 1)
+        finally:
+            assert ownership.committed == {3: 7}
+
+    meters = Meters()
+    with pytest.raises(SystemExit):
+        asyncio.run(carry())
+    assert ended == [(Ending.FENCED, "fenced", {"topic": UPLOADS, "partition": 3, "offset": 7})]
+    assert b"pipeline_records_read_total 0.0" in meters.text()
