@@ -15,7 +15,7 @@ from tests.commands.serving import ROOT
 def copied(to: Path) -> Path:
     """Return a checkout of its own in this directory."""
     for name in ("pipeline", "schemas"):
-        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     return to
 
 
