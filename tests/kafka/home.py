@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +60,9 @@ class KafkaHome:
 
     def __init__(self, settings: Settings, codec: Codec, topics: Mapping[str, Topic] | None = None) -> None:
         self._lanes = Lanes(settings, codec, topics or load_topics())
-        self._uploads = UploadProducer(settings, time.monotonic)
+        # A test waits for a slow machine rather than for the spool, which this home has not.
+        patient = dataclasses.replace(settings, ingest_ack_deadline_ms=30_000)
+        self._uploads = UploadProducer(patient, time.monotonic)
         self._reader = KafkaReader(settings)
         self._prefix = settings.kafka_topic_prefix
         self._admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})

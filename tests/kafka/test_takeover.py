@@ -20,7 +20,6 @@ from pipeline.contract.record import Record
 from pipeline.contract.topics import load_topics
 from pipeline.kafka import admin, mend
 from pipeline.kafka.lanes import Lanes
-from pipeline.kafka.uploads import UploadProducer
 from pipeline.settings import Settings
 from pipeline.worker.ownership import Ownership, Stuck
 from tests.fakes import FakeSchemaIds
@@ -81,12 +80,10 @@ def store_path(lanes_data_dir: Path) -> Path:
 
 
 def put_uploads(settings: Settings, number: int) -> None:
-    async def put() -> None:
-        producer = UploadProducer(settings, time.monotonic)
-        await producer.store([Record(UPLOADS, 3, b"k", b"%d" % n, NOW_MS) for n in range(number)])
-        producer.close()
-
-    asyncio.run(put())
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "enable.idempotence": True})
+    for n in range(number):
+        producer.produce(settings.kafka_topic_prefix + UPLOADS, b"%d" % n, b"k", 3, timestamp=NOW_MS)
+    assert producer.flush(60) == 0
 
 
 def recreate(settings: Settings, topic: str) -> None:
