@@ -221,6 +221,15 @@ def test_json_that_parsers_disagree_about_is_a_durable_refusal(door: Asked, name
     assert b"pipeline_internal_errors_total{" not in door.meters.text()
 
 
+@pytest.mark.parametrize("key", [b"events", b"\\u0065vents"])
+def test_sessions_cannot_hide_behind_a_second_list_of_events(door: Asked, key: bytes) -> None:
+    item = to_media_edge(story("0 start, 9 end"))
+    body = b'{"' + key + b'": [' + item + b'], "events": [' + item + b"]}"
+    answer = door.post(body, receive.EDGE + "?configId=any")
+    assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[1]) == (400, "EXEG-0101-400")
+    assert door.uploads()[0]["body"] == body
+
+
 def test_when_nothing_can_be_stored_the_answer_is_503_with_retry_after(door: Asked) -> None:
     door.log.broken = True
     for path in (receive.DOWNLOADED, receive.EDGE + "?configId=any"):
