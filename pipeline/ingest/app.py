@@ -40,6 +40,8 @@ _log = structlog.get_logger("pipeline.ingest")
 RETRY_AFTER_S: Final = 5
 LIMITED_RETRY_AFTER_S: Final = 60
 MEMORY_LIMIT_BYTES: Final = 256 * 1024 * 1024
+LARGE_BYTES: Final = 256 * 1024
+"""A session of 24 h is half of it; what is larger is looked into on a thread of its own."""
 SENT_ID_CHARACTERS: Final = 64
 HEADER_CHARACTERS: Final = 256
 
@@ -153,7 +155,10 @@ class App:
 
     async def _stored(self, request: receive.Request, trace: Headers) -> Answer:
         door = self._door
-        reception, records = self._received(request, trace)
+        if len(request.body) > LARGE_BYTES:  # its work is shared with everybody else's, not before it
+            reception, records = await asyncio.to_thread(self._received, request, trace)
+        else:
+            reception, records = self._received(request, trace)
         if reception.uploads and self._is_over_a_limit(reception):
             return receive.unavailable(request, LIMITED_RETRY_AFTER_S)
         if records:

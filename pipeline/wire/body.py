@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -36,8 +37,10 @@ def count_keys(value: Any) -> int:
     return keys
 
 
-def duplicate_key(body: bytes, keys: int) -> str | None:
-    """Return a key that stands twice in one object, given how many keys were decoded; None if none does.
+def duplicate_key(body: bytes, keys: int) -> tuple[str | int, ...] | None:
+    """Return the way to the first key that stands twice in one object, or None when none does.
+
+    `keys` is how many keys were decoded.
 
     Every key ends with `":` unless there is space between, and `":` may also stand in a string. So when
     there is no such space and as many `":` as keys were decoded, none was swallowed; otherwise a slow
@@ -46,17 +49,38 @@ def duplicate_key(body: bytes, keys: int) -> str | None:
     quoted = body.count(b'":')
     if quoted == keys and (body.count(b":") == quoted or not _SPACED_COLON.search(body)):
         return None
-    found: list[str] = []
-
-    def pairs(items: list[tuple[str, Any]]) -> None:
-        seen: set[str] = set()
-        for key, _ in items:
-            if key in seen:
-                found.append(key)
-            seen.add(key)
-
     try:
-        json.loads(body, object_pairs_hook=pairs)
+        whole = json.loads(body, object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
         raise Rejected((Problem("", "json", f"not JSON: {error}"),)) from None
-    return found[0] if found else None
+    # As deep as the body, never as wide: a hostile one may have a million empty arrays.
+    way: list[str | int] = []
+    open_: list[Iterator[tuple[str | int, Any]]] = [iter([("", whole)])]
+    while open_:
+        for step, at in open_[-1]:
+            if isinstance(at, list):
+                way.append(step)
+                if isinstance(at, _Pairs):
+                    twice = _first_twice(at)
+                    if twice is not None:
+                        return (*way[1:], twice)
+                open_.append(iter(at) if isinstance(at, _Pairs) else enumerate(at))
+                break
+        else:
+            open_.pop()
+            if way:
+                way.pop()
+    return None
+
+
+def _first_twice(members: _Pairs) -> str | None:
+    seen: set[str] = set()
+    for key, _ in members:
+        if key in seen:
+            return key
+        seen.add(key)
+    return None
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """The members of one object, each as often as it was sent."""

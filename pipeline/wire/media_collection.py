@@ -57,7 +57,8 @@ def decode(body: bytes, path: str, *, strict: bool = False) -> Session:
         raise Rejected(tuple(sorted(reader.problems, key=lambda p: -1 if p.index is None else p.index)))
     twice = duplicate_key(body, reader.keys)
     if twice is not None:
-        raise Rejected((Problem("", "duplicate_key", f"the key {twice!r} stands twice in one object"),))
+        pointer = "".join(f"/{_escaped(str(step))}" for step in twice)
+        raise Rejected((Problem(pointer, "duplicate_key", "the key stands twice in one object"),))
     params = elements[0]["params"]
     return Session(
         form=Form.MEDIA_COLLECTION,

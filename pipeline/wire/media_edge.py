@@ -60,11 +60,16 @@ def split(body: bytes) -> tuple[bytes, ...]:
         raise Rejected((Problem("$.events", "type", "must be an array"),))
     if not events:
         raise Rejected((Problem("$.events", "empty", "has no events"),))
-    if body.count(b'"events"') > 1:
+    if body.count(b'"events"') != 1 or b"\\u" in body:  # a key may be written with escapes
         twice = duplicate_key(body, count_keys(request))
         if twice is not None:
-            raise Rejected((Problem("$", "duplicate_key", f"the key {twice!r} stands twice in one object"),))
+            raise Rejected((_stands_twice(twice),))
     return tuple(bytes(item) for item in _ITEMS.decode(_PARTS.decode(body)["events"]))
+
+
+def _stands_twice(way: tuple[str | int, ...]) -> Problem:
+    place = "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in way)
+    return Problem(place, "duplicate_key", "the key stands twice in one object")
 
 
 def decode(item: bytes, datastream: Datastream, *, strict: bool = False) -> Session:
@@ -76,7 +81,7 @@ def decode(item: bytes, datastream: Datastream, *, strict: bool = False) -> Sess
         raise Rejected(tuple(reader.problems))
     twice = duplicate_key(item, count_keys(value))
     if twice is not None:
-        raise Rejected((Problem("$", "duplicate_key", f"the key {twice!r} stands twice in one object"),))
+        raise Rejected((_stands_twice(twice),))
     return session
 
 

@@ -221,6 +221,25 @@ def test_json_that_parsers_disagree_about_is_a_durable_refusal(door: Asked, name
     assert b"pipeline_internal_errors_total{" not in door.meters.text()
 
 
+def test_a_key_that_stands_twice_is_named_with_its_place(door: Asked) -> None:
+    body = json.dumps(json.loads(GOOD)).encode().replace(b'"ts":', b'"ts": 1, "ts":', 2)
+    assert door.post(body).json()["errors"][0]["pointer"] == "/0/playerTime/ts"
+    item = to_media_edge(story("0 start, 9 end")).replace(b'"playhead":', b'"playhead":1,"playhead":', 1)
+    answer = door.post(b'{"events": [' + item + b"]}", receive.EDGE + "?configId=any")
+    assert answer.status_code == 207
+    (detail,) = answer.json()["errors"][0]["report"]["details"]
+    assert detail["name"] == "$.xdm.mediaDownloadedEvents[0].mediaCollection.playhead"
+
+
+@pytest.mark.parametrize("key", [b"events", b"\\u0065vents"])
+def test_sessions_cannot_hide_behind_a_second_list_of_events(door: Asked, key: bytes) -> None:
+    item = to_media_edge(story("0 start, 9 end"))
+    body = b'{"' + key + b'": [' + item + b'], "events": [' + item + b"]}"
+    answer = door.post(body, receive.EDGE + "?configId=any")
+    assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[1]) == (400, "EXEG-0101-400")
+    assert door.uploads()[0]["body"] == body
+
+
 def test_when_nothing_can_be_stored_the_answer_is_503_with_retry_after(door: Asked) -> None:
     door.log.broken = True
     for path in (receive.DOWNLOADED, receive.EDGE + "?configId=any"):
