@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 DATA_DIR ?= .data
+TEST_PROCESSES ?= 3
 
 .PHONY: run demo test check format lock bench compiled faults kafka registry clean
 
@@ -15,7 +16,7 @@ demo: .venv/run.stamp ## the same, but stop then: exit 0 when the ledger balance
 	$(BIN)/pipeline demo --data-dir $(DATA_DIR)
 
 test: .venv/dev.stamp ## all tests; PIPELINE_REQUIRE_KAFKA=1 demands those on Apache Kafka
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: .venv/dev.stamp ## format, lint, types, import rules, generated files, schemas against released ones, docs
 	$(BIN)/ruff format --check .
