@@ -28,6 +28,13 @@ def position_key(partition: int) -> bytes:
     return f"position:{UPLOADS}:{partition}".encode()
 
 
+def owner_record(codec: Codec, partition: int, now_ms: int) -> Record:
+    """Return the record that a worker commits when it takes a partition over: a mark of the index's end."""
+    entry = IndexEntry(kind="owner", source_topic=UPLOADS, source_partition=partition, recorded_at_ms=now_ms)
+    key = f"owner:{UPLOADS}:{partition}".encode()
+    return Record(INDEX, partition, key, codec.encode(INDEX, entry), now_ms)
+
+
 def position_maker(codec: Codec, source: Source = EMBEDDED) -> Callable[[int, int, int], Record]:
     """Return the function that makes the record of a position: (partition, next offset, now in ms)."""
 

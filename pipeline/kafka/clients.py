@@ -27,6 +27,9 @@ def client_config(settings: Settings, **more: Any) -> dict[str, Any]:
         "security.protocol": settings.kafka_security_protocol,
         "client.id": "pipeline",
         "log_level": 2,  # a connection that fails is reported by the call that needs it
+        # A leader that hangs is given up in the time that a session of the workers has, not in minutes.
+        "socket.timeout.ms": 10_000,
+        "topic.metadata.refresh.interval.ms": 10_000,
     }
     if settings.kafka_ca_file:
         config["ssl.ca.location"] = settings.kafka_ca_file

@@ -13,40 +13,41 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from pipeline.contract.codec import Codec
-from pipeline.contract.ports import Fenced, NeverTaken, Unavailable
-from pipeline.contract.positions import INDEX, UPLOADS, Source, position_key, position_maker
+from pipeline.contract.ports import Fenced, Unavailable
+from pipeline.contract.positions import (
+    INDEX,
+    UPLOADS,
+    Source,
+    owner_record,
+    position_key,
+    position_maker,
+)
 from pipeline.contract.record import Record
 from pipeline.contract.records import IndexEntry
 from pipeline.contract.topics import Topic
 from pipeline.kafka import admin, takeover
-from pipeline.kafka.clients import client_config, largest_record_bytes, quiet
+from pipeline.kafka.clients import REACH_DEADLINE_S, client_config, quiet
 from pipeline.kafka.indexstore import Damaged, Entry, IndexStore, Origin, Size, claim_directory, make_cache
+from pipeline.kafka.transactions import Transactions
 from pipeline.settings import SettingError, Settings
 
-TAKE_OVER_S: Final = 30.0
-COMMIT_S: Final = 15.0
 BACKOFF_S: Final = 0.2
-MOST_REDONE: Final = 20
 SWEPT_AT_ONCE: Final = 20_000
 STORES: Final = "index"
 NO_POSITION: Final = IndexEntry(kind="position", recorded_at_ms=0)
 
-_REFUSALS: Final = frozenset(
-    {
-        KafkaError.MSG_SIZE_TOO_LARGE,
-        KafkaError.INVALID_MSG_SIZE,
-        KafkaError.INVALID_RECORD,
-        KafkaError.INVALID_TIMESTAMP,
-        KafkaError.RECORD_LIST_TOO_LARGE,
-    }
-)
-"""What the client or a broker answers to a record that it will never take."""
+
+class _Lane(NamedTuple):
+    """An owned partition: its transactions, and the store of what is known in its index partition."""
+
+    transactions: Transactions
+    store: IndexStore
 
 
 class Lanes:
@@ -110,7 +111,13 @@ class Lanes:
         Raises `PositionUnusable`, too, when the position does not fit the topic of uploads.
         """
         position = self._taken_over(partition)
-        start = takeover.start_of(position, partition, self._bounds(UPLOADS, partition), self._source)
+        uploads = self._bounds(UPLOADS, partition)
+        end = time.monotonic() + REACH_DEADLINE_S
+        # A broker that has not heard yet of what it missed may say an end that is too early.
+        while (position.next_offset or 0) > uploads.end and time.monotonic() < end:
+            time.sleep(BACKOFF_S)
+            uploads = self._bounds(UPLOADS, partition)
+        start = takeover.start_of(position, partition, uploads, self._source)
         if start.lost:
             self._lost(partition, start.lost)
         return start.next_offset
@@ -121,14 +128,18 @@ class Lanes:
 
     def _taken_over_alone(self, partition: int) -> IndexEntry:
         self._forget(partition)
-        producer = self._fencing_producer(partition)
+        transactions = Transactions(self._settings, f"{self._settings.worker_group}-{partition}")
+        self._progressed()
         if not self._is_lost:
             takeover.require_index(self._admin, self._settings, self._partitions)
+        # The brokers may be asked for the end of the index, but one that was frozen while another became
+        # leader answers with the end that it knew. What every in-sync replica has acknowledged just now is
+        # beyond all that earlier owners committed.
+        end = transactions.commit([owner_record(self._codec, partition, self._now_ms())])
+        bounds = self._bounds(INDEX, partition)._replace(end=end)
         store = self._store(partition)
         try:
-            takeover.catch_up(
-                self._settings, partition, store, self._bounds(INDEX, partition), self._progressed
-            )
+            takeover.catch_up(self._settings, partition, store, bounds, self._progressed)
             key = position_key(partition)
             position = self._known(store, [key]).get(key)
         except BaseException:
@@ -136,7 +147,7 @@ class Lanes:
             raise
         if store.made_anew is not None:
             self._made_anew(partition, store.made_anew)
-        self._lanes[partition] = _Lane(producer, store, self._settings.kafka_topic_prefix)
+        self._lanes[partition] = _Lane(transactions, store)
         if position is None:
             return NO_POSITION
         return self._codec.decode_record(IndexEntry, position)
@@ -177,16 +188,11 @@ class Lanes:
             lane = self._lanes.get(partition)
             if lane is None or (hold is not None and hold is not lane):
                 raise Fenced(f"partition {partition} was not taken over, or again since")
-            self._commit(lane, partition, records, next_offset)
-
-    def _commit(self, lane: _Lane, partition: int, records: Sequence[Record], next_offset: int) -> None:
-        # The position comes last, so that its own offset says how far the store has the index.
-        everything = [*records, self._position_record(partition, next_offset, self._now_ms())]
-        for _ in range(MOST_REDONE):
-            if lane.transact(everything):
-                return
-            time.sleep(BACKOFF_S)
-        raise Unavailable(f"partition {partition}: {MOST_REDONE} transactions were aborted")
+            # The position comes last, so that its own offset says how far the store has the index.
+            everything = [*records, self._position_record(partition, next_offset, self._now_ms())]
+            index_offset = lane.transactions.commit(everything)
+            entries = [Entry(r.key, r.value, r.timestamp_ms) for r in everything if r.topic == INDEX]
+            lane.store.apply(entries, index_offset)
 
     def first_upload_from(self, partition: int, offset: int) -> int | None:
         """Return the offset of the first upload that the topic holds from `offset` on, None without any."""
@@ -225,30 +231,6 @@ class Lanes:
     def _progressed(self) -> None:
         self.progress += 1
 
-    def _fencing_producer(self, partition: int) -> Producer:
-        producer = Producer(
-            client_config(
-                self._settings,
-                **{
-                    "transactional.id": f"{self._settings.worker_group}-{partition}",
-                    "transaction.timeout.ms": 60_000,
-                    "enable.idempotence": True,
-                    "acks": "all",
-                    "linger.ms": 1,
-                    "retry.backoff.ms": 10,
-                    "message.max.bytes": largest_record_bytes(self._settings),
-                    "queue.buffering.max.kbytes": 1024 * 1024,
-                    "error_cb": quiet,
-                },
-            )
-        )
-        try:
-            producer.init_transactions(TAKE_OVER_S)
-        except KafkaException as error:
-            raise Unavailable(f"can't take partition {partition} over: {error}") from None
-        self._progressed()
-        return producer
-
     def _store(self, partition: int) -> IndexStore:
         name = f"{self._settings.kafka_topic_prefix}{INDEX}-{partition}"
         try:
@@ -263,76 +245,3 @@ class Lanes:
             raise Unavailable(
                 f"the index store is damaged, it is read again at the next start: {error}"
             ) from None
-
-
-class _Lane:
-    """One transactional producer, and the store of what is known in its index partition."""
-
-    __slots__ = ("_index_offset", "_prefix", "_producer", "store")
-
-    def __init__(self, producer: Producer, store: IndexStore, prefix: str) -> None:
-        self._producer = producer
-        self._prefix = prefix
-        self._index_offset = 0
-        self.store = store
-
-    def transact(self, records: Sequence[Record]) -> bool:
-        """Return True when the transaction is committed, False when it was aborted.
-
-        Raises `Fenced` or `NeverTaken`. The last record must be of the index.
-        """
-        try:
-            self._producer.begin_transaction()
-            for record in records[:-1]:
-                self._produce(record)
-            self._produce(records[-1], on_delivery=self._delivered)
-            self._commit()
-        except KafkaException as error:
-            fault = error.args[0]
-            if isinstance(fault, KafkaError) and fault.fatal():
-                raise Fenced(str(fault)) from None
-            self._abort()
-            if isinstance(fault, KafkaError) and fault.code() in _REFUSALS:
-                raise NeverTaken(str(fault), ()) from None
-            return False
-        entries = [Entry(r.key, r.value, r.timestamp_ms) for r in records if r.topic == INDEX]
-        self.store.apply(entries, self._index_offset + 1)
-        return True
-
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            self._index_offset = message.offset() or 0
-
-    def _produce(self, record: Record, **more: Any) -> None:
-        while True:
-            try:
-                self._producer.produce(
-                    self._prefix + record.topic,
-                    value=record.value,
-                    key=record.key,
-                    partition=record.partition,
-                    timestamp=record.timestamp_ms,
-                    headers=list(record.headers),
-                    **more,
-                )
-            except BufferError:
-                self._producer.poll(0.05)
-            else:
-                return
-
-    def _commit(self) -> None:
-        """Commit; the same commit is tried again while Kafka calls the error retriable."""
-        while True:
-            try:
-                self._producer.commit_transaction(COMMIT_S)
-            except KafkaException as error:
-                if not error.args[0].retriable() or error.args[0].txn_requires_abort():
-                    raise
-            else:
-                return
-
-    def _abort(self) -> None:
-        try:
-            self._producer.abort_transaction(COMMIT_S)
-        except KafkaException as error:
-            raise Fenced(f"the abort failed too: {error}") from None

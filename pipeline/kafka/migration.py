@@ -15,15 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from confluent_kafka import KafkaException, Producer
-
 from pipeline.contract.codec import Codec
 from pipeline.contract.partition import partition_of
-from pipeline.contract.ports import Unavailable
+from pipeline.contract.ports import Fenced
 from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.records import IndexEntry
-from pipeline.kafka.clients import client_config, largest_record_bytes, quiet
 from pipeline.kafka.reader import KafkaReader
+from pipeline.kafka.transactions import Transactions
 from pipeline.settings import SettingError, Settings
 
 INDEX: Final = "media.index"
@@ -31,9 +29,6 @@ UPLOADS: Final = "media.uploads"
 MOVED: Final = frozenset({"session", "upload"})
 """The kinds of entries that are moved: positions and windows belong to the old media.uploads."""
 TRANSACTION_RECORDS: Final = 1_000
-TRANSACTION_S: Final = 30.0
-MOST_REDONE: Final = 20
-BACKOFF_S: Final = 0.2
 _64_BITS: Final = (1 << 64) - 1
 
 
@@ -283,65 +278,28 @@ class _Tally:
 
 
 class _Lane:
-    """The transactional producer of one old partition, under the id that its worker has."""
+    """The transactions of one old partition, under the id that its worker has."""
 
     def __init__(self, settings: Settings, target: Settings, partition: int) -> None:
         self._partition = partition
-        self._prefix = target.kafka_topic_prefix
-        self._producer = Producer(
-            client_config(
-                settings,
-                **{
-                    "transactional.id": f"{settings.worker_group}-{partition}",
-                    "transaction.timeout.ms": 60_000,
-                    "enable.idempotence": True,
-                    "acks": "all",
-                    "linger.ms": 5,
-                    "message.max.bytes": largest_record_bytes(settings),
-                    "error_cb": quiet,
-                },
-            )
-        )
+        self._target = target
+        self._id = f"{settings.worker_group}-{partition}"
+        self._transactions: Transactions | None = None
 
     def fence(self) -> None:
         """Fence the earlier owner; what it had begun is aborted or finished, and seen."""
-        try:
-            self._producer.init_transactions(TRANSACTION_S)
-        except KafkaException as error:
-            raise Unavailable(f"can't take partition {self._partition} over: {error}") from None
+        self._transactions = Transactions(self._target, self._id)
 
     def commit(self, records: Sequence[Record]) -> None:
         """Write all records in one transaction, or raise `SettingError` when a worker took over."""
-        for _ in range(MOST_REDONE):
-            try:
-                self._producer.begin_transaction()
-                for record in records:
-                    self._producer.produce(
-                        self._prefix + record.topic,
-                        value=record.value,
-                        key=record.key,
-                        partition=record.partition,
-                        timestamp=record.timestamp_ms,
-                        headers=list(record.headers),
-                    )
-                self._producer.commit_transaction(TRANSACTION_S)
-            except KafkaException as error:
-                if error.args[0].fatal():
-                    raise SettingError(
-                        f"a worker of this group took partition {self._partition} over meanwhile ({error}): "
-                        "stop it, and run the migration again"
-                    ) from None
-                self._abort()
-                time.sleep(BACKOFF_S)
-            else:
-                return
-        raise Unavailable(f"partition {self._partition}: {MOST_REDONE} transactions were aborted")
-
-    def _abort(self) -> None:
+        assert self._transactions is not None  # noqa: S101 - fenced before anything is written
         try:
-            self._producer.abort_transaction(TRANSACTION_S)
-        except KafkaException as error:
-            raise Unavailable(f"the abort failed too: {error}; run the migration again") from None
+            self._transactions.commit(records)
+        except Fenced as error:
+            raise SettingError(
+                f"a worker of this group took partition {self._partition} over meanwhile ({error}): "
+                "stop it, and run the migration again"
+            ) from None
 
 
 def _digest(key: bytes) -> int:

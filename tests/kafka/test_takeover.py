@@ -18,7 +18,8 @@ from pipeline.contract.codec import Codec
 from pipeline.contract.ports import Fenced, NeverTaken, PositionUnusable
 from pipeline.contract.record import Record
 from pipeline.contract.topics import load_topics
-from pipeline.kafka import admin, mend
+from pipeline.kafka import admin, mend, takeover
+from pipeline.kafka import lanes as lanes_module
 from pipeline.kafka.lanes import Lanes
 from pipeline.settings import Settings
 from pipeline.worker.ownership import Ownership, Stuck
@@ -145,6 +146,26 @@ def test_whatever_happens_to_the_store_what_was_committed_is_known(settings: Set
     assert known(third, *everything, "session:unknown") == set(everything)
     assert heard.made_anew == ([3] if fault in {"truncated", "bit-flipped"} else [])
     third.close()
+
+
+def test_a_broker_that_says_an_old_end_hides_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was frozen while another became leader: the mark of the taking over is beyond all commits."""
+    first = lanes_of(settings)
+    first.take_over(3)
+    first.commit(3, [entry("session:1")], 0)
+    first.close()
+    old = takeover.Bounds(0, 0)
+    monkeypatch.setattr(takeover, "bounds_of", lambda _admin, _topic, parts: dict.fromkeys(parts, old))
+    monkeypatch.setattr(lanes_module, "REACH_DEADLINE_S", 0.5)
+    second = lanes_of(settings, tmp_path / "b")
+    assert second.take_over(3) == 0
+    assert known(second, "session:1") == {"session:1"}
+    second.commit(3, [], 7)
+    with pytest.raises(PositionUnusable, match="beyond the end"):  # asked again for a while, then said
+        second.resume(3)
+    second.close()
 
 
 def test_a_session_is_known_after_12_simulated_months_and_forgotten_after_15(settings: Settings) -> None:

@@ -1,0 +1,127 @@
+"""One transactional producer: all records of a commit become visible at once, or none (ADR 0006)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from pipeline.contract.ports import Fenced, NeverTaken, Unavailable
+from pipeline.contract.record import Record
+from pipeline.kafka.clients import client_config, largest_record_bytes, quiet
+from pipeline.settings import Settings
+
+FENCE_S: Final = 30.0
+COMMIT_S: Final = 15.0
+BACKOFF_S: Final = 0.2
+MOST_REDONE: Final = 20
+
+_REFUSALS: Final = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+    }
+)
+"""What the client or a broker answers to a record that it will never take."""
+
+
+class Transactions:
+    """The transactions of one id; whoever made one with this id before is fenced."""
+
+    def __init__(self, settings: Settings, transactional_id: str) -> None:
+        """Fence the earlier owner of the id and end what it left open, or raise `Unavailable`."""
+        self._prefix = settings.kafka_topic_prefix
+        self._last_offset = 0
+        self._producer = Producer(
+            client_config(
+                settings,
+                **{
+                    "transactional.id": transactional_id,
+                    "transaction.timeout.ms": 60_000,
+                    "enable.idempotence": True,
+                    "acks": "all",
+                    "linger.ms": 1,
+                    "retry.backoff.ms": 10,
+                    "message.max.bytes": largest_record_bytes(settings),
+                    "queue.buffering.max.kbytes": 1024 * 1024,
+                    "error_cb": quiet,
+                },
+            )
+        )
+        try:
+            self._producer.init_transactions(FENCE_S)
+        except KafkaException as error:
+            raise Unavailable(f"can't fence the owner of {transactional_id}: {error}") from None
+
+    def commit(self, records: Sequence[Record]) -> int:
+        """Make all records visible at once; return the offset after the last one in its partition.
+
+        Raises `Fenced`, `NeverTaken` when client or broker refuse a record for good, or `Unavailable`; after
+        any of them nothing is visible.
+        """
+        for _ in range(MOST_REDONE):
+            if self._transact(records):
+                return self._last_offset + 1
+            time.sleep(BACKOFF_S)
+        raise Unavailable(f"{MOST_REDONE} transactions were aborted")
+
+    def _transact(self, records: Sequence[Record]) -> bool:
+        """Return whether the transaction was committed, not aborted."""
+        try:
+            self._producer.begin_transaction()
+            for record in records[:-1]:
+                self._produce(record)
+            self._produce(records[-1], on_delivery=self._delivered)
+            self._commit()
+        except KafkaException as error:
+            fault = error.args[0]
+            if isinstance(fault, KafkaError) and fault.fatal():
+                raise Fenced(str(fault)) from None
+            self._abort()
+            if isinstance(fault, KafkaError) and fault.code() in _REFUSALS:
+                raise NeverTaken(str(fault), ()) from None
+            return False
+        return True
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self._last_offset = message.offset() or 0
+
+    def _produce(self, record: Record, **more: Any) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    self._prefix + record.topic,
+                    value=record.value,
+                    key=record.key,
+                    partition=record.partition,
+                    timestamp=record.timestamp_ms,
+                    headers=list(record.headers),
+                    **more,
+                )
+            except BufferError:
+                self._producer.poll(0.05)
+            else:
+                return
+
+    def _commit(self) -> None:
+        """Commit; the same commit is tried again while Kafka calls the error retriable."""
+        while True:
+            try:
+                self._producer.commit_transaction(COMMIT_S)
+            except KafkaException as error:
+                if not error.args[0].retriable() or error.args[0].txn_requires_abort():
+                    raise
+            else:
+                return
+
+    def _abort(self) -> None:
+        try:
+            self._producer.abort_transaction(COMMIT_S)
+        except KafkaException as error:
+            raise Fenced(f"the abort failed too: {error}") from None
