@@ -31,6 +31,13 @@ def _need(java: int) -> None:
         pytest.skip("tests on the real servers run with PIPELINE_REQUIRE_KAFKA=1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no process of several is left alone with it at the end."""
+    items.sort(
+        key=lambda item: (item.get_closest_marker("slow") is None, item.get_closest_marker("kafka") is None)
+    )
+
+
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[Kafka]:
     """Yield a running Apache Kafka."""

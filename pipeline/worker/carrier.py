@@ -79,6 +79,8 @@ class Carrier:
 
     async def carry(self, messages: Sequence[Any], generation: int) -> None:
         """Commit what this batch gives; messages of an earlier generation are left to their new owner."""
+        if not self._is_flowing():  # a stop or a rebalance has left the rest of the batch before this one
+            return
         started = time.perf_counter()
         try:
             by_partition = await self._sorted(messages, generation)

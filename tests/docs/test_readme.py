@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_make_demo_shows_the_samples_and_ends_well(tmp_path: Path) -> None:
 def test_make_run_goes_on_serving_until_ctrl_c(tmp_path: Path) -> None:
     with subprocess.Popen(
         [*MAKE, f"DATA_DIR={tmp_path}", "run"],
-        env={**os.environ, "PIPELINE_INGEST_PORT": "0", "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PIPELINE_INGEST_PORT": "0", "PYTHONUNBUFFERED": "1", "COLUMNS": "300"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -84,11 +85,14 @@ def test_make_run_goes_on_serving_until_ctrl_c(tmp_path: Path) -> None:
     ) as running:
         assert running.stdout is not None
         shown = []
+        guard = threading.Timer(120, os.killpg, (running.pid, signal.SIGKILL))
+        guard.start()
         for line in running.stdout:
             shown.append(line)
             if "Ctrl-C stops" in line:
                 os.killpg(running.pid, signal.SIGINT)  # a terminal sends it to all of them
         running.wait(60)
+        guard.cancel()
     assert "What came out" in "".join(shown)
     assert "Traceback" not in "".join(shown)
     assert ledger(tmp_path)["accepted"] == 5
