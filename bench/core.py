@@ -95,7 +95,7 @@ def per_call_us(work: Callable[[], object]) -> float:
     return min(rounds)
 
 
-class _Ids:
+class MemoryIds:
     """A registry in memory."""
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ def stages_us(size: int) -> dict[str, float]:
     caches.
     """
     topics = load_topics()
-    codec = Codec(_Ids())
+    codec = Codec(MemoryIds())
     topology = Topology(codec, topics, OPEN_DIRECTORY)
     body = to_media_collection(sdk_session(size))
     request = Request("/api/v1/downloaded", body, 1_770_000_000_000, "request")

@@ -1,7 +1,7 @@
 """The Faust worker on Apache Kafka beside a plain confluent-kafka loop with the same stages.
 
-Both carry the same backlog of uploads with everything on: outputs, dedupe entries and transactions. What is
-compared is CPU time per session, from the take-over to the last commit; the loop is `bench.plain_loop`.
+All carry the same backlog of uploads with everything on: outputs, index and transactions. What is compared
+is CPU time per session, from the take-over to the last commit; the loop is `bench.plain_loop`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,11 +24,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.core import sdk_session
+from bench.core import MemoryIds, sdk_session
 from deploy.servers import Kafka
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.codec import Codec
 from pipeline.contract.positions import INDEX
+from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.records import IndexEntry
 from pipeline.contract.topics import load_topics
 from pipeline.kafka import admin
@@ -41,8 +43,10 @@ from pipeline.wire.encode import to_media_collection
 EVENTS: Final = 25
 SESSIONS: Final = int(os.environ.get("BENCH_SESSIONS", "6000"))
 REPEATS: Final = int(os.environ.get("BENCH_REPEATS", "3"))
-AIM: Final = 0.7
+STAGES_BATCH: Final = 200
+AIM: Final = 0.8
 DEADLINE_S: Final = 300.0
+LOOP, WORKER, TWO, STAGES = "plain loop", "Faust worker", "two Faust workers", "stages alone"
 
 
 class Run(NamedTuple):
@@ -53,41 +57,86 @@ class Run(NamedTuple):
 
 
 def main() -> None:
-    """Print sessions per CPU-second of both, and their ratio."""
-    runs: dict[str, list[Run]] = {"plain loop": [], "Faust worker": []}
-    with Kafka() as kafka, Progress(transient=True) as progress, tempfile.TemporaryDirectory() as directory:
+    """Print what a session costs in each way, and the ratios."""
+    loop = [sys.executable, "-m", "bench.plain_loop"]
+    worker = [str(Path(sys.executable).with_name("pipeline")), "worker"]
+    ways = {LOOP: [loop], WORKER: [worker], TWO: [worker, worker]}
+    runs: dict[str, list[Run]] = {name: [] for name in (*ways, STAGES)}
+    with Kafka() as kafka, Progress(transient=True) as progress:
         task = progress.add_task("carrying backlogs", total=REPEATS * len(runs))
         for number in range(REPEATS):
-            for name, command in (
-                ("plain loop", [sys.executable, "-m", "bench.plain_loop"]),
-                ("Faust worker", [str(Path(sys.executable).with_name("pipeline")), "worker"]),
-            ):
-                settings = load(
-                    {},
-                    kafka_bootstrap=kafka.bootstrap,
-                    kafka_topic_prefix=f"b{number}.{name.split()[0].lower()}.",
-                    worker_group=f"b{number}-{name.split()[0].lower()}",
-                    worker_port=0,
-                    data_dir=Path(directory),
-                )
-                runs[name].append(carried(settings, command))
+            for name, commands in ways.items():
+                with tempfile.TemporaryDirectory() as directory:
+                    prefix = f"b{number}.{name.replace(' ', '-').lower()}"
+                    settings = load(
+                        {},
+                        kafka_bootstrap=kafka.bootstrap,
+                        kafka_topic_prefix=f"{prefix}.",
+                        worker_group=prefix,
+                        worker_port=0,
+                        data_dir=Path(directory),
+                    )
+                    runs[name].append(carried(settings, commands))
                 progress.advance(task)
-    table = Table(title=f"{SESSIONS} uploads of {EVENTS} events on Apache Kafka", title_justify="left")
-    for column in ("", "sessions per CPU-second", "µs of CPU per session", "sessions/s"):
+            runs[STAGES].append(stages_alone())
+            progress.advance(task)
+    console = Console(width=140)
+    console.print(_table(runs))
+    cpu, wall = _medians(runs, 0), _medians(runs, 1)
+    console.print(f"Faust worker / plain loop by CPU: {cpu[LOOP] / cpu[WORKER]:.2f} (aim: {AIM})")
+    console.print(f"Faust worker / stages alone by CPU: {cpu[STAGES] / cpu[WORKER]:.2f}")
+    shared = f"they share {os.cpu_count()} cores with the broker"
+    console.print(f"Two workers / one by time: {wall[WORKER] / wall[TWO]:.2f} ({shared})")
+
+
+def _medians(runs: dict[str, list[Run]], place: int) -> dict[str, float]:
+    return {name: statistics.median(run[place] for run in found) for name, found in runs.items()}
+
+
+def _table(runs: dict[str, list[Run]]) -> Table:
+    title = f"{SESSIONS:,} uploads of {EVENTS} events on Apache Kafka, index and transactions on"
+    table = Table(title=title, title_justify="left")
+    for column in (
+        "",
+        "sessions per CPU-second",
+        "events per CPU-second",
+        "µs of CPU per session",
+        "sessions/s",
+    ):
         table.add_column(column, justify="right" if column else "left")
-    for name, found in runs.items():
-        cpu_s = statistics.median(run.cpu_s for run in found)
-        wall_s = statistics.median(run.wall_s for run in found)
+    cpu, wall = _medians(runs, 0), _medians(runs, 1)
+    for name in runs:
         table.add_row(
-            name, f"{SESSIONS / cpu_s:,.0f}", f"{cpu_s / SESSIONS * 1e6:,.0f}", f"{SESSIONS / wall_s:,.0f}"
+            name,
+            f"{SESSIONS / cpu[name]:,.0f}",
+            f"{SESSIONS * EVENTS / cpu[name]:,.0f}",
+            f"{cpu[name] / SESSIONS * 1e6:,.0f}",
+            f"{SESSIONS / wall[name]:,.0f}",
         )
-    plain, faust = (statistics.median(run.cpu_s for run in found) for found in runs.values())
-    Console(width=140).print(table)
-    Console(width=140).print(f"Faust worker / plain loop: {plain / faust:.2f} (aim: {AIM})")
+    return table
 
 
-def carried(settings: Settings, command: list[str]) -> Run:
-    """Return what it cost this command to carry a fresh backlog; topics are made for it."""
+def stages_alone() -> Run:
+    """Return what the stages cost for such a backlog in this process, without log or broker."""
+    codec = Codec(MemoryIds())
+    topology = Topology(codec, load_topics(), OPEN_DIRECTORY)
+    stored: dict[int, list[StoredRecord]] = {}
+    for record in uploads(topology):
+        mine = stored.setdefault(record.partition, [])
+        mine.append(
+            StoredRecord(
+                record.topic, record.partition, len(mine), record.key, record.value, record.timestamp_ms
+            )
+        )
+    started = (time.process_time(), time.monotonic())
+    for records in stored.values():
+        for begin in range(0, len(records), STAGES_BATCH):
+            topology.process(records[begin : begin + STAGES_BATCH], lambda _keys: {}, 1_795_000_000_000)
+    return Run(time.process_time() - started[0], time.monotonic() - started[1])
+
+
+def carried(settings: Settings, commands: list[list[str]]) -> Run:
+    """Return what it cost these commands together to carry a fresh backlog; topics are made for it."""
     admin.apply(settings, load_topics())
     expected = fill(settings)
     environ = {
@@ -96,42 +145,51 @@ def carried(settings: Settings, command: list[str]) -> Run:
     }
     codec = kafka_codec(settings)
     with tempfile.TemporaryFile() as log, contextlib.closing(KafkaReader(settings)) as reader:
-        process = subprocess.Popen(command, env={**os.environ, **environ}, stdout=log, stderr=log)
+        processes = [
+            subprocess.Popen(command, env={**os.environ, **environ}, stdout=log, stderr=log)
+            for command in commands
+        ]
         try:
-            watched = psutil.Process(process.pid)
+            watched = [psutil.Process(process.pid) for process in processes]
             begun = (0.0, time.monotonic())
             end = time.monotonic() + DEADLINE_S
             positions: dict[int, int] = {}
             while True:
                 committed(reader, codec, positions)
-                cpu_s = sum(watched.cpu_times()[:2])
+                cpu_s = sum(sum(process.cpu_times()[:2]) for process in watched)
                 if not positions:
                     begun = (cpu_s, time.monotonic())
                 if positions == expected:
                     return Run(cpu_s - begun[0], time.monotonic() - begun[1])
-                if process.poll() is not None or time.monotonic() > end:
+                if any(process.poll() is not None for process in processes) or time.monotonic() > end:
                     log.seek(0)
-                    raise SystemExit(f"{command} did not carry: {log.read().decode()[-2000:]}")
+                    raise SystemExit(f"{commands} did not carry: {log.read().decode()[-2000:]}")
                 time.sleep(0.1)
         finally:
-            process.kill()
-            process.wait()
+            for process in processes:
+                process.kill()
+                process.wait()
 
 
-def fill(settings: Settings) -> dict[int, int]:
-    """Write the backlog through the door's own code; return where each partition ends."""
-    topology = Topology(kafka_codec(settings), load_topics(), OPEN_DIRECTORY)
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "linger.ms": 20})
+def uploads(topology: Topology) -> Iterator[Record]:
+    """Yield the records of the backlog, as the front door makes them."""
     body = to_media_collection(sdk_session(EVENTS))
-    ends: dict[int, int] = {}
     for number in range(SESSIONS):
         mine = body.replace(b"film-1", b"film-%d" % number).replace(b"4" * 38, b"%038d" % number)
         request = Request("/api/v1/downloaded", mine, time.time_ns() // 1_000_000, f"request-{number}")
-        for record in topology.upload_records(topology.receive(request, lambda: uuid.uuid4().hex)):
-            producer.produce(
-                settings.kafka_topic_prefix + record.topic, record.value, record.key, record.partition
-            )
-            ends[record.partition] = ends.get(record.partition, 0) + 1
+        yield from topology.upload_records(topology.receive(request, lambda: uuid.uuid4().hex))
+
+
+def fill(settings: Settings) -> dict[int, int]:
+    """Write the backlog; return where each partition ends."""
+    topology = Topology(kafka_codec(settings), load_topics(), OPEN_DIRECTORY)
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "linger.ms": 20})
+    ends: dict[int, int] = {}
+    for record in uploads(topology):
+        producer.produce(
+            settings.kafka_topic_prefix + record.topic, record.value, record.key, record.partition
+        )
+        ends[record.partition] = ends.get(record.partition, 0) + 1
         producer.poll(0)
     producer.flush(60)
     return ends
