@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from deploy.servers import REGISTRY_JAVA, Kafka, KafkaCluster, Registry, why_not
+from deploy.servers import REGISTRY_JAVA, Kafka, Registry, why_not
 
 # The same examples in every run, on however slow a machine; `--hypothesis-profile=wandering` tries others.
 settings.register_profile(
@@ -44,14 +44,6 @@ def kafka() -> Iterator[Kafka]:
     _need(17)
     with Kafka() as server:
         yield server
-
-
-@pytest.fixture
-def cluster() -> Iterator[KafkaCluster]:
-    """Yield three nodes of Apache Kafka, of which one may be away."""
-    _need(17)
-    with KafkaCluster() as servers:
-        yield servers
 
 
 @pytest.fixture(scope="session")

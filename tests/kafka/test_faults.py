@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.servers import Kafka, KafkaCluster, LoneBroker
+from deploy.servers import Kafka, LoneBroker
 from pipeline.settings import Settings
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import Ingest, Worker, rows, settled
@@ -47,24 +47,6 @@ def test_nothing_is_lost_or_doubled_when(kafka: Kafka, tmp_path: Path, fault: Fa
     settings = settings_of(kafka, tmp_path / "data")
     with made_topics(settings):
         carry_under(settings, tmp_path, lambda worker: fault(worker, settings, tmp_path))
-
-
-def test_nothing_is_lost_or_doubled_when_brokers_are_killed_in_turn_and_come_back(
-    cluster: KafkaCluster, tmp_path: Path
-) -> None:
-    settings = settings_of(
-        cluster, tmp_path / "data", kafka_replication_factor=3, kafka_min_insync_replicas=2
-    )
-
-    def brokers_are_killed(_worker: Worker) -> None:
-        for node in cluster.nodes[:2]:
-            node.kill()
-            time.sleep(3)
-            node.start_again()
-            time.sleep(LOAD_S)
-
-    with made_topics(settings):
-        carry_under(settings, tmp_path, brokers_are_killed)
 
 
 def test_nothing_is_lost_or_doubled_when_a_lone_broker_is_killed_and_comes_back(
