@@ -51,7 +51,7 @@ def main() -> int:
 
 _ON_DEMAND: Final = frozenset({"__init__", "explain", "metric_rules"})
 """Not on the hot path: explanations are made when somebody asks."""
-_WIRE: Final = ("body", "media_collection", "media_edge", "moments", "problems", "tables", "values")
+_WIRE: Final = ("media_collection", "media_edge", "moments", "problems", "tables", "values")
 
 
 if __name__ == "__main__":
