@@ -63,6 +63,7 @@ class Topology:
     ) -> None:
         self._codec = codec
         self._partitions = {name: topic.partitions for name, topic in topics.items()}
+        self._follow_upload = {name for name, topic in topics.items() if topic.placed_by == "upload"}
         self._directory = directory
         self._limit = limit
 
@@ -147,8 +148,9 @@ class Topology:
     def _record(
         self, output: Output, timestamp_ms: int, headers: Headers, source: StoredRecord | None
     ) -> Record:
-        # The index lives by source partition, so that a worker that owns the partition owns its index.
-        if output.topic == INDEX and source is not None:
+        # The index lives by source partition, so that a worker that owns the partition owns its index; what
+        # consumers read follows it, so that a transaction touches one partition of each topic.
+        if source is not None and output.topic in self._follow_upload:
             partition = source.partition
         else:
             partition = partition_of(output.key, self._partitions[output.topic])

@@ -9,7 +9,7 @@ class Record(NamedTuple):
     """One record to be written. `value` is framed Avro; `None` is a tombstone.
 
     `timestamp_ms` is always the time of receipt (DESIGN.md 3). `partition` is chosen by
-    `contract.partition` from the key, except in `media.index`, which follows its upload.
+    `contract.partition` from the key, or is that of the upload (`placed_by` in `topics.toml`).
     """
 
     topic: str

@@ -19,7 +19,10 @@ DERIVED_FACTOR: Final = 2
 
 
 class Topic(NamedTuple):
-    """One topic; `retention_ms` None is for ever; `cleanup` holds "delete", "compact" or both."""
+    """One topic; `retention_ms` None is for ever; `cleanup` holds "delete", "compact" or both.
+
+    `placed_by` is "key", or "upload" for records on the partition number of the upload they were made of.
+    """
 
     name: str
     partitions: int
@@ -28,6 +31,7 @@ class Topic(NamedTuple):
     key: str = ""
     schema_file: str = ""
     bytes: str = "derived"
+    placed_by: str = "key"
 
     def max_record_bytes(self, body_limit_bytes: int) -> int:
         """Return the largest record that the topic must take, given the limit of a request body."""
@@ -48,6 +52,7 @@ def load_topics() -> Mapping[str, Topic]:
             key=table["key"],
             schema_file=table["schema"],
             bytes=table["bytes"],
+            placed_by=table["placed_by"],
         )
         for name, table in tables.items()
     }

@@ -169,6 +169,13 @@ def test_the_partitioner_is_that_of_kafkas_java_clients(key: bytes, expected: in
 def test_the_index_lives_on_as_many_partitions_as_the_uploads() -> None:
     assert TOPICS["media.index"].partitions == TOPICS["media.uploads"].partitions
     assert TOPICS["media.index"].cleanup == {"compact", "delete"}
+    assert TOPICS["media.index"].placed_by == "upload"
+
+
+def test_what_lies_on_the_partition_of_its_upload_finds_that_partition() -> None:
+    follow = {name for name, topic in TOPICS.items() if topic.placed_by == "upload"}
+    assert set(TOPICS) - follow == {"media.uploads", "media.days.changed"}
+    assert {TOPICS[name].partitions for name in follow} == {TOPICS["media.uploads"].partitions}
 
 
 def test_every_topic_takes_a_record_as_large_as_the_body_limit_allows() -> None:
