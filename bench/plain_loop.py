@@ -35,8 +35,10 @@ def main() -> None:
 
     def carry(partition: int, records: list[StoredRecord]) -> None:
         now_ms = time.time_ns() // 1_000_000
-        processed = topology.process(records, lambda keys: lanes.known(partition, keys), now_ms)
-        lanes.commit(partition, processed.records, records[-1].offset + 1)
+        while records:
+            processed = topology.process(records, lambda keys: lanes.known(partition, keys), now_ms)
+            lanes.commit(partition, processed.records, records[processed.taken - 1].offset + 1)
+            records = records[processed.taken :]
 
     while True:
         by_partition: dict[int, list[StoredRecord]] = {}

@@ -119,6 +119,13 @@ class Settings:
         at_least=1024,
         at_most=256 * 1024 * 1024,
     )
+    worker_output_bytes: int = _setting(
+        32 * 1024 * 1024,
+        "Most bytes of records in one transaction of the worker; an upload that alone gives more is the dead "
+        "letter `record_too_large`.",
+        at_least=1024 * 1024,
+        at_most=1024**3,
+    )
     worker_group: str = _setting(
         "pipeline-worker", "Consumer group of the workers; it is the prefix of their transactional ids too."
     )

@@ -32,10 +32,14 @@ from pipeline.stages.judge import Judgement, Outcome, judge, keys_of
 from pipeline.stages.outcome import duplicate, refused
 from pipeline.stages.prepare import Prepared, Refusal, prepare
 from pipeline.stages.receive import Reception, Request, receive
+from pipeline.stages.sizes import DEFAULT_SIZES, OutputTooLarge, Sizes, require_small
 from pipeline.traces import Headers, passed_on
+from pipeline.wire.problems import Problem
 
 UPLOADS: Final = "media.uploads"
 INDEX: Final = "media.index"
+FRAME_BYTES: Final = 4 * 1024
+"""Room for a record's key, headers and framing beside its value."""
 
 Known = Callable[[Sequence[bytes]], Mapping[bytes, bytes]]
 
@@ -49,6 +53,9 @@ class Processed(NamedTuple):
     dead_letters: tuple[DeadLetter, ...] = ()
     lateness_ms: tuple[int, ...] = ()
     """Of each accepted upload: receipt after the viewing's end."""
+    taken: int = 0
+    """So many uploads of the batch were carried; the rest would give more than one commit may hold."""
+    size_bytes: int = 0
 
 
 class Topology:
@@ -60,12 +67,17 @@ class Topology:
         topics: Mapping[str, Topic],
         directory: Directory,
         limit: flood.Limit = flood.DEFAULT_LIMIT,
+        sizes: Sizes = DEFAULT_SIZES,
     ) -> None:
         self._codec = codec
         self._partitions = {name: topic.partitions for name, topic in topics.items()}
         self._follow_upload = {name for name, topic in topics.items() if topic.placed_by == "upload"}
         self._directory = directory
         self._limit = limit
+        self._most_bytes = sizes.output_bytes
+        self._largest = {
+            name: topic.max_record_bytes(sizes.body_bytes) - FRAME_BYTES for name, topic in topics.items()
+        }
 
     def receive(self, request: Request, new_id: Callable[[], str]) -> Reception:
         """Return the door's answer and uploads for one request."""
@@ -88,7 +100,9 @@ class Topology:
         never_taken: Collection[int] = (),
         headers_of: Callable[[StoredRecord], Headers] = passed_on,
     ) -> Processed:
-        """Return everything that this batch of one partition gives; pure but for `known`.
+        """Return what this batch of one partition gives, or its first uploads; pure but for `known`.
+
+        All records together are within the limit of one commit, which may take the first uploads only.
 
         `headers_of` says what the records made of an upload carry: its trace context.
         The uploads at the offsets `never_taken` gave records that the log refuses: each is a dead letter.
@@ -108,8 +122,13 @@ class Topology:
         ended: list[Prepared] = []
         dead_letters: list[DeadLetter] = []
         lateness_ms: list[int] = []
+        taken = size_bytes = 0
         for step in prepared:
             outcome, outputs, made, end = self._carried(step, entries, now_ms, headers_of(step.stored))
+            more_bytes = sum([len(record.value or b"") for record in made])
+            if taken and size_bytes + more_bytes > self._most_bytes:
+                break
+            taken, size_bytes = taken + 1, size_bytes + more_bytes
             records.extend(made)
             counts.update(_counts(outcome, end))
             if outcome is Outcome.REJECTED:
@@ -120,11 +139,13 @@ class Topology:
                 elif isinstance(value, OutcomeRecord) and value.lateness_ms is not None:
                     lateness_ms.append(value.lateness_ms)
         before = entries.get(window_key)
-        after = flood.judged(before, len(batch), ended, self._limit, now_ms)
+        after = flood.judged(before, taken, ended, self._limit, now_ms)
         if after is not None:
             records.append(self._record(Output(INDEX, window_key, after), now_ms, (), batch[0]))
         faults = tuple(end.refusal.fault for end in ended if end.refusal is not None and end.refusal.fault)
-        return Processed(tuple(records), counts, faults, tuple(dead_letters), tuple(lateness_ms))
+        return Processed(
+            tuple(records), counts, faults, tuple(dead_letters), tuple(lateness_ms), taken, size_bytes
+        )
 
     def _carried(
         self, step: Prepared, entries: dict[bytes, IndexEntry], now_ms: int, headers: Headers
@@ -135,15 +156,39 @@ class Topology:
             return judgement.outcome, (), [], step
         stored = step.stored
         try:
-            outputs = _outputs(step, judgement, now_ms)
-            records = [self._record(output, stored.timestamp_ms, headers, stored) for output in outputs]
+            outputs = self._outputs(step, judgement, now_ms)
+            records = self._records(outputs, stored, headers)
         except Exception as error:  # noqa: BLE001 - a stage that fails on one upload is that upload's dead letter
-            step = step._replace(identified=None, refusal=Refusal("internal_error", fault=repr(error)))
+            step = step._replace(identified=None, refusal=_refusal_of(error))
             judgement = Judgement(Outcome.REJECTED)
             outputs = refused(step, now_ms)
             records = [self._record(output, stored.timestamp_ms, headers, stored) for output in outputs]
         entries.update({o.key: o.value for o in outputs if isinstance(o.value, IndexEntry)})
         return judgement.outcome, outputs, records, step
+
+    def _outputs(self, step: Prepared, judgement: Judgement, now_ms: int) -> tuple[Output, ...]:
+        if judgement.outcome is Outcome.ACCEPTED:
+            if step.identified is not None and step.upload is not None:
+                require_small(step.identified.session, len(step.upload.body), self._most_bytes)
+            return derive(step, now_ms)
+        if judgement.outcome is Outcome.DUPLICATE:
+            return duplicate(step, judgement, now_ms)
+        return refused(step, now_ms)
+
+    def _records(self, outputs: Sequence[Output], stored: StoredRecord, headers: Headers) -> list[Record]:
+        """Return the records, or raise `OutputTooLarge` as soon as they are more than may be written."""
+        records = []
+        room = self._most_bytes
+        for output in outputs:
+            record = self._record(output, stored.timestamp_ms, headers, stored)
+            size = len(record.value or b"")
+            room -= size
+            if size > self._largest[output.topic]:
+                raise OutputTooLarge(f"a record of {output.topic} would have {size} bytes")
+            if room < 0:
+                raise OutputTooLarge(f"all records would have more than {self._most_bytes} bytes")
+            records.append(record)
+        return records
 
     def _record(
         self, output: Output, timestamp_ms: int, headers: Headers, source: StoredRecord | None
@@ -159,16 +204,15 @@ class Topology:
 
 
 def _too_large(step: Prepared) -> Prepared:
-    fault = "a record of this upload is larger than Kafka takes"
-    return step._replace(identified=None, refusal=Refusal("record_too_large", fault=fault))
+    error = OutputTooLarge("a record of this upload is larger than Kafka takes")
+    return step._replace(identified=None, refusal=_refusal_of(error))
 
 
-def _outputs(step: Prepared, judgement: Judgement, now_ms: int) -> tuple[Output, ...]:
-    if judgement.outcome is Outcome.ACCEPTED:
-        return derive(step, now_ms)
-    if judgement.outcome is Outcome.DUPLICATE:
-        return duplicate(step, judgement, now_ms)
-    return refused(step, now_ms)
+def _refusal_of(error: Exception) -> Refusal:
+    """Return why an upload that gave this error is rejected: too large by itself, or a fault of ours."""
+    if isinstance(error, OutputTooLarge):
+        return Refusal("record_too_large", (Problem("", "output_too_large", str(error)),))
+    return Refusal("internal_error", fault=repr(error))
 
 
 def _counts(outcome: Outcome, step: Prepared) -> dict[tuple[str, ...], int]:

@@ -28,6 +28,7 @@ from pipeline.metrics import Meters
 from pipeline.settings import SettingError, Settings
 from pipeline.stages.datastreams import OPEN_DIRECTORY, DatastreamsError, Directory, parse_datastreams
 from pipeline.stages.flood import Limit
+from pipeline.stages.sizes import sizes_of
 from pipeline.topology import UPLOADS, Topology
 from pipeline.traces import open_traces
 from pipeline.worker.embedded import EmbeddedWorker
@@ -67,7 +68,7 @@ class Embedded:
         traces = open_traces(self.settings, "pipeline-run")
         with opened_log(self.settings) as (log, codec), contextlib.closing(traces):
             limit = Limit(self.settings.worker_dead_letters_percent, self.settings.worker_dead_letters_least)
-            topology = Topology(codec, topics, directory, limit)
+            topology = Topology(codec, topics, directory, limit, sizes_of(self.settings))
             door = Door(
                 topology,
                 log,

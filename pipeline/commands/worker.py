@@ -17,6 +17,7 @@ from pipeline.kafka.lanes import Lanes
 from pipeline.metrics import Meters
 from pipeline.settings import Settings
 from pipeline.stages.flood import Limit
+from pipeline.stages.sizes import sizes_of
 from pipeline.structured_logs import library_handler
 from pipeline.topology import UPLOADS, Topology
 from pipeline.traces import open_traces
@@ -53,7 +54,7 @@ def worker(settings: Settings) -> int:
     lanes = Lanes(settings, codec, topics, lost=lost, made_anew=made_anew)
     progress = Progress(settings.worker_stall_s)
     limit = Limit(settings.worker_dead_letters_percent, settings.worker_dead_letters_least)
-    topology = Topology(codec, topics, directory, limit)
+    topology = Topology(codec, topics, directory, limit, sizes_of(settings))
     app = make_app(settings, topology, lanes, meters, progress, traces=traces)
     if settings.worker_port:
         start_endpoint(settings, meters, progress, time.monotonic)

@@ -15,7 +15,10 @@ ENVELOPE_BYTES: Final = 64 * 1024
 """Room for everything in an upload's record beside its body: headers, problems, framing."""
 
 DERIVED_FACTOR: Final = 2
-"""What is derived from a body is at most so many times its size (measured on ping-only Edge bodies)."""
+"""What is derived from a body is hardly more than so many times its size (measured on ping-only Edge bodies).
+
+A body whose long texts are repeated can give more: its dead letter is `record_too_large`.
+"""
 
 
 class Topic(NamedTuple):

@@ -15,8 +15,11 @@ from pipeline.stages.prepare import Prepared, Refusal
 
 WINDOW_UPLOADS: Final = 1_000
 
-OWN_REASONS: Final = frozenset({"door_disagrees", "record_too_large", "undecodable"})
-"""With `internal_error`, where it was the worker's and not the door's, the worker's own doing."""
+OWN_REASONS: Final = frozenset({"door_disagrees", "undecodable"})
+"""With `internal_error`, where it was the worker's and not the door's, the worker's own doing.
+
+`record_too_large` is not: a device can send bodies that give too much, and must not stop a worker.
+"""
 
 
 class Limit(NamedTuple):

@@ -29,7 +29,8 @@ REASONS: Final[dict[str, str]] = {
     "door_disagrees": "Door and worker judged the upload differently: an alarm.",
     "internal_error": "An unexpected exception at the door or in a stage: an alarm.",
     "invalid": "The body broke rules of its API; every problem is listed.",
-    "record_too_large": "A record that the upload gave is larger than the log takes: an alarm.",
+    "record_too_large": "What the upload gives is larger than the topics take, or than "
+    "PIPELINE_WORKER_OUTPUT_BYTES.",
     "undecodable": "The record of media.uploads could not be decoded.",
     "unknown_datastream": "No datastream claims the report suite or configId.",
 }

@@ -24,6 +24,7 @@ RULES: Final[dict[str, str]] = {
     "minLength": "The string is empty.",
     "minimum": "The number is smaller than it can be.",
     "not_allowed": "A member that must not be sent.",
+    "output_too_large": "The records that the upload gives are larger than the limit.",
     "pattern": "The string doesn't have the wanted form.",
     "required": "A key that must be there is missing.",
     "second_session_start": "A second sessionStart: one upload is one session.",

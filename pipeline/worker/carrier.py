@@ -24,6 +24,7 @@ from pipeline.topology import UPLOADS, Processed, Topology
 from pipeline.traces import OFF, BatchSpan, Traces
 from pipeline.worker.ownership import Ownership
 from pipeline.worker.report import report
+from pipeline.worker.room import TRANSACTIONS, Room
 
 _log = structlog.get_logger("pipeline.worker")
 
@@ -75,6 +76,7 @@ class Carrier:
         self._most_bytes = settings.worker_batch_bytes
         self._most_records = settings.worker_batch_records
         self._record_s = 0.0
+        self._room = Room(TRANSACTIONS * settings.worker_output_bytes)
         self._stages = ThreadPoolExecutor(1, "stages")
 
     async def carry(self, messages: Sequence[Any], generation: int) -> None:
@@ -130,13 +132,13 @@ class Carrier:
         """
         rest = records
         while rest:
-            part, rest = split(rest, self._most_bytes, self._step())
+            part, _ = split(rest, self._most_bytes, self._step())
             if self._ownership.generation != generation:
                 return
             if not self._is_flowing():  # the rest is read again, by whoever owns the partition then
                 self._ownership.expected[partition] = part[0].offset
                 return
-            await self._carry_part(partition, part)
+            rest = rest[await self._carry_part(partition, part) :]
 
     def _step(self) -> int:
         """Return how many uploads the stages may take before the next commit, as fast as they were last."""
@@ -146,7 +148,8 @@ class Carrier:
 
     async def _carry_part(
         self, partition: int, part: Sequence[StoredRecord], never_taken: Collection[int] = ()
-    ) -> None:
+    ) -> int:
+        """Commit the part, or its first uploads where it gives too much; return how many."""
         loop = asyncio.get_running_loop()
         hold = self._ownership.lanes.hold(partition)
         try:
@@ -160,11 +163,12 @@ class Carrier:
                 await asyncio.wait_for(commit, COMMIT_DEADLINE_S)
         except NeverTaken as refused:
             await self._apart(partition, part, never_taken, refused)
-            return
+            return len(part)
         except Fenced as error:
             place = {"topic": UPLOADS, "partition": partition, "offset": part[0].offset}
             self._end(Ending.FENCED, "fenced", error, **place)
-        self._ownership.committed[partition] = part[-1].offset + 1
+        self._ownership.committed[partition] = part[processed.taken - 1].offset + 1
+        return processed.taken
 
     async def _apart(
         self, partition: int, part: Sequence[StoredRecord], never_taken: Collection[int], refused: NeverTaken
@@ -184,8 +188,9 @@ class Carrier:
             await self._carry_part(partition, part, never_taken={part[0].offset})
             return
         middle = len(part) // 2
-        await self._carry_part(partition, part[:middle])
-        await self._carry_part(partition, part[middle:])
+        for rest in (part[:middle], part[middle:]):
+            while rest:
+                rest = rest[await self._carry_part(partition, rest) :]  # noqa: PLW2901 - until nothing is left
 
     def _process(
         self,
@@ -194,6 +199,7 @@ class Carrier:
         never_taken: Collection[int],
         spans: BatchSpan,
     ) -> Processed:
+        self._room.wait()
         started = time.perf_counter()
         lanes = self._ownership.lanes
         with spans.step("stages"):
@@ -204,7 +210,8 @@ class Carrier:
                 never_taken,
                 spans.headers_of,
             )
-        self._record_s = (time.perf_counter() - started) / len(records)
+        self._room.take(processed.size_bytes)
+        self._record_s = (time.perf_counter() - started) / processed.taken
         return processed
 
     def _commit(
@@ -216,10 +223,14 @@ class Carrier:
         spans: BatchSpan,
     ) -> None:
         started = time.perf_counter()
-        with spans.step("transaction"):
-            self._ownership.lanes.commit(partition, processed.records, records[-1].offset + 1, hold)
+        next_offset = records[processed.taken - 1].offset + 1
+        try:
+            with spans.step("transaction"):
+                self._ownership.lanes.commit(partition, processed.records, next_offset, hold)
+        finally:
+            self._room.give(processed.size_bytes)
         self._meters.observe("pipeline_transaction_seconds", time.perf_counter() - started)
-        report(processed, len(records), self._meters)
+        report(processed, processed.taken, self._meters)
 
 
 def split(

@@ -83,7 +83,6 @@ class EmbeddedWorker:
         if not batch:
             return 0
         started = time.perf_counter()
-        next_offset = batch[-1].offset + 1
         with self._traces.batch(batch) as spans:
             with spans.step("stages"):
                 processed = self._topology.process(
@@ -92,12 +91,13 @@ class EmbeddedWorker:
                     self._now_ms(),
                     headers_of=spans.headers_of,
                 )
+            next_offset = batch[processed.taken - 1].offset + 1
             begun = time.perf_counter()
             with spans.step("transaction"):
                 self._home.commit(partition, processed.records, next_offset)
         self._positions[partition] = next_offset
         self._meters.observe("pipeline_transaction_seconds", time.perf_counter() - begun)
-        report(processed, len(batch), self._meters)
+        report(processed, processed.taken, self._meters)
         self._meters.observe("pipeline_batch_seconds", time.perf_counter() - started)
-        self._meters.observe("pipeline_batch_records", len(batch))
-        return len(batch)
+        self._meters.observe("pipeline_batch_records", processed.taken)
+        return processed.taken
