@@ -3,7 +3,7 @@
 The store holds nothing that is not in `media.index`: it may be deleted at any time, and then costs the
 reading of its partition. It says of which cluster and topic it is a copy, and up to which offset; both are
 written together with the entries. Entries are found by a digest of their key and are forgotten by month;
-the few keys of `LASTING` (positions, windows, owners) are kept for ever.
+the few keys of `LASTING` (positions, windows, marks) are kept for ever.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import rocksdict
 
 KEPT_MONTHS: Final = 13
 """So many whole months after its own an entry is known for certain (DESIGN.md 2.3)."""
-LASTING: Final = (b"position:", b"window:", b"owner:")
+LASTING: Final = (b"position:", b"window:", b"owner:", b"rebuilt:")
 CACHE_BYTES: Final = 64 * 1024 * 1024
 """Shared by all stores of a process: filters, index blocks and data blocks."""
 DAY_MS: Final = 86_400_000
