@@ -50,6 +50,10 @@ class Damaged(Exception):
     """The store can't be read; it is marked, and made anew when it is opened next."""
 
 
+class Closed(Exception):
+    """The store was closed: its partition was let go of."""
+
+
 class Origin(NamedTuple):
     """Of what a store is a copy."""
 
@@ -156,9 +160,14 @@ class IndexStore:
         self._next_offset = next_offset
 
     def known(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        """Return the values of those keys that are known, or raise `Damaged`."""
+        """Return the values of those keys that are known, or raise `Damaged`, or `Closed`."""
+        db = self._db
+        if db is None:
+            raise Closed(str(self._directory))
         try:
-            found = self._db.get([_key(key) for key in keys])
+            found = db.get([_key(key) for key in keys])
+        except rocksdict.DbClosedError as error:
+            raise Closed(f"{self._directory}: {error}") from None
         except Exception as error:  # noqa: BLE001 - as above
             (self._directory / LOST_MARK).touch()
             raise Damaged(f"{self._directory}: {error}") from None

@@ -34,6 +34,7 @@ from pipeline.contract.topics import Topic
 from pipeline.kafka import admin, takeover
 from pipeline.kafka.clients import REACH_DEADLINE_S, client_config, quiet
 from pipeline.kafka.indexstore import (
+    Closed,
     Damaged,
     Entry,
     IndexStore,
@@ -185,7 +186,10 @@ class Lanes:
         lane = self._lanes.get(partition)
         if lane is None:
             raise Fenced(f"partition {partition} was not taken over")
-        return self._known(lane.store, keys)
+        try:
+            return self._known(lane.store, keys)
+        except Closed:
+            raise Fenced(f"partition {partition} was let go of") from None
 
     def hold(self, partition: int) -> object:
         """Return what stands for this taking over: a `commit` with it holds for no later one."""
