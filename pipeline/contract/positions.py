@@ -35,6 +35,19 @@ def owner_record(codec: Codec, partition: int, now_ms: int) -> Record:
     return Record(INDEX, partition, key, codec.encode(INDEX, entry), now_ms)
 
 
+def rebuilt_key(partition: int) -> bytes:
+    """Return the key of the mark that a rebuild leaves in an index partition."""
+    return f"rebuilt:{UPLOADS}:{partition}".encode()
+
+
+def rebuilt_record(codec: Codec, partition: int, now_ms: int) -> Record:
+    """Return the mark of a rebuild: local stores that are older hold for this partition no more."""
+    entry = IndexEntry(
+        kind="rebuilt", source_topic=UPLOADS, source_partition=partition, recorded_at_ms=now_ms
+    )
+    return Record(INDEX, partition, rebuilt_key(partition), codec.encode(INDEX, entry), now_ms)
+
+
 def position_maker(codec: Codec, source: Source = EMBEDDED) -> Callable[[int, int, int], Record]:
     """Return the function that makes the record of a position: (partition, next offset, now in ms)."""
 

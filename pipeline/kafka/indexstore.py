@@ -3,7 +3,7 @@
 The store holds nothing that is not in `media.index`: it may be deleted at any time, and then costs the
 reading of its partition. It says of which cluster and topic it is a copy, and up to which offset; both are
 written together with the entries. Entries are found by a digest of their key and are forgotten by month;
-the few keys of `LASTING` (positions, windows, owners) are kept for ever.
+the few keys of `LASTING` (positions, windows, marks) are kept for ever.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import rocksdict
 
 KEPT_MONTHS: Final = 13
 """So many whole months after its own an entry is known for certain (DESIGN.md 2.3)."""
-LASTING: Final = (b"position:", b"window:", b"owner:")
+LASTING: Final = (b"position:", b"window:", b"owner:", b"rebuilt:")
 CACHE_BYTES: Final = 64 * 1024 * 1024
 """Shared by all stores of a process: filters, index blocks and data blocks."""
 DAY_MS: Final = 86_400_000
@@ -48,6 +48,10 @@ _LATEST_S: Final = 253_402_300_799
 
 class Damaged(Exception):
     """The store can't be read; it is marked, and made anew when it is opened next."""
+
+
+class Closed(Exception):
+    """The store was closed: its partition was let go of."""
 
 
 class Origin(NamedTuple):
@@ -156,9 +160,14 @@ class IndexStore:
         self._next_offset = next_offset
 
     def known(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        """Return the values of those keys that are known, or raise `Damaged`."""
+        """Return the values of those keys that are known, or raise `Damaged`, or `Closed`."""
+        db = self._db
+        if db is None:
+            raise Closed(str(self._directory))
         try:
-            found = self._db.get([_key(key) for key in keys])
+            found = db.get([_key(key) for key in keys])
+        except rocksdict.DbClosedError as error:
+            raise Closed(f"{self._directory}: {error}") from None
         except Exception as error:  # noqa: BLE001 - as above
             (self._directory / LOST_MARK).touch()
             raise Damaged(f"{self._directory}: {error}") from None

@@ -33,7 +33,17 @@ from pipeline.contract.records import IndexEntry
 from pipeline.contract.topics import Topic
 from pipeline.kafka import admin, takeover
 from pipeline.kafka.clients import REACH_DEADLINE_S, client_config, quiet
-from pipeline.kafka.indexstore import Damaged, Entry, IndexStore, Origin, Size, claim_directory, make_cache
+from pipeline.kafka.indexstore import (
+    Closed,
+    Damaged,
+    Entry,
+    IndexStore,
+    Origin,
+    Size,
+    claim_directory,
+    make_cache,
+)
+from pipeline.kafka.lostindex import Carried, require_index
 from pipeline.kafka.transactions import Transactions
 from pipeline.settings import SettingError, Settings
 
@@ -95,6 +105,7 @@ class Lanes:
         )
         self._locks: dict[int, threading.Lock] = defaultdict(threading.Lock)
         self._lanes: dict[int, _Lane] = {}
+        self._carried = Carried(settings, codec, self._partitions[UPLOADS], self._progressed)
         self.progress = 0
         """Grows while partitions are taken over, so that a deadline can tell slow from stuck."""
 
@@ -131,7 +142,7 @@ class Lanes:
         transactions = Transactions(self._settings, f"{self._settings.worker_group}-{partition}")
         self._progressed()
         if not self._is_lost:
-            takeover.require_index(self._admin, self._settings, self._partitions)
+            require_index(self._admin, self._settings, self._partitions)
         # The brokers may be asked for the end of the index, but one that was frozen while another became
         # leader answers with the end that it knew. What every in-sync replica has acknowledged just now is
         # beyond all that earlier owners committed.
@@ -139,9 +150,13 @@ class Lanes:
         bounds = self._bounds(INDEX, partition)._replace(end=end)
         store = self._store(partition)
         try:
-            takeover.catch_up(self._settings, partition, store, bounds, self._progressed)
+            takeover.catch_up(
+                self._settings, partition, store, bounds, self._progressed, is_lost=self._is_lost
+            )
             key = position_key(partition)
             position = self._known(store, [key]).get(key)
+            if position is None and not self._is_lost:
+                self._carried.require_none(partition)
         except BaseException:
             store.close()
             raise
@@ -171,7 +186,10 @@ class Lanes:
         lane = self._lanes.get(partition)
         if lane is None:
             raise Fenced(f"partition {partition} was not taken over")
-        return self._known(lane.store, keys)
+        try:
+            return self._known(lane.store, keys)
+        except Closed:
+            raise Fenced(f"partition {partition} was let go of") from None
 
     def hold(self, partition: int) -> object:
         """Return what stands for this taking over: a `commit` with it holds for no later one."""

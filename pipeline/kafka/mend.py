@@ -8,7 +8,7 @@ outcomes that are still there. Both fence whatever worker might still be alive.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from pipeline.contract.codec import Codec
 from pipeline.contract.partition import partition_of
-from pipeline.contract.positions import INDEX, UPLOADS
+from pipeline.contract.positions import INDEX, UPLOADS, rebuilt_record
 from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.records import IndexEntry, MediaSession, Outcome
 from pipeline.contract.topics import Topic
@@ -31,6 +31,7 @@ SESSIONS: Final = "media.sessions"
 OUTCOMES: Final = "media.outcomes"
 CHUNK: Final = 2_000
 THREADS: Final = 24
+_NO_MARKS: Final[Mapping[int, Sequence[Record]]] = {}
 
 
 def adopt(settings: Settings, codec: Codec, topics: Mapping[str, Topic]) -> Mapping[int, int]:
@@ -64,7 +65,8 @@ def rebuild(
     entries = 0
     starts = _first_offsets(settings, topics)
     try:
-        _set_positions(lanes, dict.fromkeys(starts, 0))
+        marks = {partition: (rebuilt_record(codec, partition, now_ms),) for partition in starts}
+        _set_positions(lanes, dict.fromkeys(starts, 0), marks)
         for record in _entries(settings, codec, topics[UPLOADS].partitions, now_ms):
             waiting[record.partition].append(record)
             if len(waiting[record.partition]) == CHUNK:
@@ -81,12 +83,14 @@ def rebuild(
     return entries
 
 
-def _set_positions(lanes: Lanes, positions: Mapping[int, int]) -> None:
-    """Take these partitions over and commit nothing but their positions."""
+def _set_positions(
+    lanes: Lanes, positions: Mapping[int, int], marks: Mapping[int, Sequence[Record]] = _NO_MARKS
+) -> None:
+    """Take these partitions over and commit nothing but their positions, and marks where there are some."""
 
     def set_position(partition: int) -> None:
         lanes.take_over(partition)
-        lanes.commit(partition, (), positions[partition])
+        lanes.commit(partition, marks.get(partition, ()), positions[partition])
 
     with ThreadPoolExecutor(THREADS, "mend") as pool:
         list(pool.map(set_position, positions))

@@ -7,20 +7,19 @@ deadline measures missing progress: a store that has to be read from the start m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from pipeline.contract.ports import PositionUnusable, Unavailable
-from pipeline.contract.positions import INDEX, UPLOADS, Source
+from pipeline.contract.positions import INDEX, UPLOADS, Source, position_key, rebuilt_key
 from pipeline.contract.records import IndexEntry
 from pipeline.kafka.clients import ISOLATION, REACH_DEADLINE_S, client_config, largest_record_bytes, quiet
 from pipeline.kafka.indexstore import Entry, IndexStore
 from pipeline.settings import Settings
 
-SESSIONS: Final = "media.sessions"
 UNFINISHED: Final = Source("unfinished rebuild", "unfinished rebuild")
 """The source of positions that a rebuild of the index writes until it is done."""
 NO_PROGRESS_S: Final = 30.0
@@ -72,23 +71,65 @@ def _offsets(admin: AdminClient, places: Sequence[TopicPartition], spec: OffsetS
 
 
 def catch_up(
+    settings: Settings,
+    partition: int,
+    store: IndexStore,
+    bounds: Bounds,
+    progressed: Callable[[], None],
+    *,
+    is_lost: bool = False,
+) -> None:
+    """Read the index partition from where the store is to its end, or raise `Unavailable`.
+
+    Raises `PositionUnusable` when the topic has lost what the store has of it: the store may be all that is
+    left, and whoever has none would count again. A rebuild since, or `is_lost`, makes the store yield.
+    """
+    is_ahead = store.next_offset > bounds.end
+    if (is_ahead or _is_gone(store, partition, bounds)) and not is_lost:
+        _require_rebuilt(settings, partition, store, bounds, progressed)
+    if is_ahead:
+        store.clear("ahead of its topic, which was rebuilt since")
+    for entries, reached in _index_from(settings, partition, store.next_offset, bounds, progressed):
+        store.apply(entries, reached)
+
+
+def _is_gone(store: IndexStore, partition: int, bounds: Bounds) -> bool:
+    """Return whether nothing is left of what the store has read, commits among it."""
+    return 0 < store.next_offset <= bounds.first and bool(store.known([position_key(partition)]))
+
+
+def _require_rebuilt(
     settings: Settings, partition: int, store: IndexStore, bounds: Bounds, progressed: Callable[[], None]
 ) -> None:
-    """Read the index partition from where the store is to its end, or raise `Unavailable`."""
-    if store.next_offset > bounds.end:
-        store.clear("ahead of its topic, which has lost records")
-    if store.next_offset == bounds.end:
+    """Raise `PositionUnusable` unless the partition has the mark of a rebuild that the store has not."""
+    key = rebuilt_key(partition)
+    mark = store.known([key]).get(key)
+    for entries, _ in _index_from(settings, partition, 0, bounds, progressed):
+        if any(entry.key == key and entry.value != mark for entry in entries):
+            return
+    raise PositionUnusable(
+        f"{INDEX} {partition} has lost records: it holds offsets {bounds.first} to {bounds.end}, and the "
+        f"local store knows it up to {store.next_offset}. Stop all workers and run `pipeline index rebuild`"
+    )
+
+
+def _index_from(
+    settings: Settings, partition: int, offset: int, bounds: Bounds, progressed: Callable[[], None]
+) -> Iterator[tuple[list[Entry], int]]:
+    """Yield the committed entries from an offset to the end, with the offset after them."""
+    at = max(offset, bounds.first)
+    if at >= bounds.end:
         return
-    start = max(store.next_offset, bounds.first)
     consumer = _consumer(settings, isolated=True)
     try:
-        consumer.assign([TopicPartition(settings.kafka_topic_prefix + INDEX, partition, start)])
-        last_progress, at = time.monotonic(), start
+        consumer.assign([TopicPartition(settings.kafka_topic_prefix + INDEX, partition, at)])
+        last_progress = time.monotonic()
         while at < bounds.end:
             entries, reached = _taken(consumer, at)
             if reached > at:
-                store.apply(entries, reached)
-                at, last_progress = reached, time.monotonic()
+                at = reached
+                yield entries, at
+                last_progress = time.monotonic()
                 progressed()
             elif time.monotonic() - last_progress > NO_PROGRESS_S:
                 raise Unavailable(
@@ -139,20 +180,6 @@ def start_of(entry: IndexEntry, partition: int, uploads: Bounds, source: Source)
             "it has lost records. Stop all workers and run `pipeline index adopt`: what is known stays known"
         )
     return Start(max(position, uploads.first), max(0, uploads.first - position))
-
-
-def require_index(admin: AdminClient, settings: Settings, partitions: Mapping[str, int]) -> None:
-    """Raise `PositionUnusable` when the index never held a record although sessions exist."""
-    prefix = settings.kafka_topic_prefix
-    index = bounds_of(admin, prefix + INDEX, range(partitions[INDEX]))
-    if any(bounds.end for bounds in index.values()):
-        return
-    sessions = bounds_of(admin, prefix + SESSIONS, range(partitions[SESSIONS]))
-    if any(bounds.end for bounds in sessions.values()):
-        raise PositionUnusable(
-            f"{INDEX} is empty although {SESSIONS} is not: it was lost, and every session would count "
-            "again. Stop all workers and run `pipeline index rebuild`"
-        )
 
 
 def first_upload_from(settings: Settings, partition: int, offset: int) -> int | None:

@@ -6,6 +6,7 @@ the two disagree (two versions in a rolling upgrade) the reason is `door_disagre
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final, NamedTuple
 
 from pipeline.contract.codec import Codec, Undecodable
@@ -67,12 +68,11 @@ class Prepared(NamedTuple):
 
 def prepare(stored: StoredRecord, codec: Codec, directory: Directory) -> Prepared:
     """Return the record with its session or its refusal; never raises for what it holds."""
-    synthetic_id = f"{stored.topic}:{stored.partition}:{stored.offset}"
     try:
         upload = codec.decode_record(Upload, stored.value)
     except Undecodable as error:
         refusal = Refusal("undecodable", (Problem("", "undecodable", str(error)),))
-        return Prepared(stored, synthetic_id, None, None, refusal)
+        return Prepared(stored, _id_of(stored), None, None, refusal)
     try:
         judged = _identified(upload, directory)
     except Exception as error:  # noqa: BLE001 - a stage that fails on one upload is that upload's dead letter
@@ -80,6 +80,17 @@ def prepare(stored: StoredRecord, codec: Codec, directory: Directory) -> Prepare
     if isinstance(judged, Refusal):
         return Prepared(stored, upload.upload_id, upload, None, judged)
     return Prepared(stored, upload.upload_id, upload, judged, None)
+
+
+def _id_of(stored: StoredRecord) -> str:
+    """Return the upload id of a record that has none: where it is, and what it is.
+
+    A topic that is made anew, or migrated, has the same places again.
+    """
+    held = hashlib.blake2b(stored.timestamp_ms.to_bytes(8, "big", signed=True), digest_size=8)
+    for part in (stored.key, stored.value or b""):
+        held.update(len(part).to_bytes(8, "big") + part)
+    return f"{stored.topic}:{stored.partition}:{stored.offset}:{held.hexdigest()}"
 
 
 def _identified(upload: Upload, directory: Directory) -> Identified | Refusal:

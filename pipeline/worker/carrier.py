@@ -108,6 +108,8 @@ class Carrier:
                 continue
             if offset > expected:
                 await self._look_into_gap(partition, expected, offset)
+                if ownership.generation != generation or ownership.expected.get(partition) != expected:
+                    continue  # taken over meanwhile: the new generation says what is read next
             ownership.expected[partition] = offset + 1
             by_partition.setdefault(partition, []).append(stored_record(message))
         return by_partition
@@ -151,6 +153,7 @@ class Carrier:
     ) -> int:
         """Commit the part, or its first uploads where it gives too much; return how many."""
         loop = asyncio.get_running_loop()
+        generation = self._ownership.generation
         hold = self._ownership.lanes.hold(partition)
         try:
             with self._traces.batch(part) as spans:
@@ -167,7 +170,7 @@ class Carrier:
         except Fenced as error:
             place = {"topic": UPLOADS, "partition": partition, "offset": part[0].offset}
             self._end(Ending.FENCED, "fenced", error, **place)
-        self._ownership.committed[partition] = part[processed.taken - 1].offset + 1
+        self._ownership.went_on(partition, part[processed.taken - 1].offset + 1, generation)
         return processed.taken
 
     async def _apart(

@@ -139,6 +139,9 @@ def make_app(
         broker_session_timeout=settings.worker_session_timeout_s,
         broker_heartbeat_interval=max(1.0, settings.worker_session_timeout_s / 3),
         stream_buffer_maxsize=4096,
+        # A rebalance waits for the batch in hand: without that it would be fenced by our own take-over.
+        stream_wait_empty=True,
+        env={},  # Faust lets environment variables win over all of these
         worker_redirect_stdouts=False,
         worker_hijack_root_logger=False,
     )

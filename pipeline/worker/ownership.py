@@ -50,6 +50,11 @@ class Ownership:
             self._taking = generation, asyncio.ensure_future(self._take(generation, partitions, earlier))
         await asyncio.shield(self._taking[1])
 
+    def went_on(self, partition: int, next_offset: int, generation: int | None) -> None:
+        """Take that a commit of this generation is done; one that was taken over since says so itself."""
+        if generation is not None and generation == self.generation and partition in self.committed:
+            self.committed[partition] = next_offset
+
     async def _take(
         self, generation: int, partitions: Sequence[int], earlier: asyncio.Task[None] | None
     ) -> None:
@@ -59,6 +64,8 @@ class Ownership:
         loop = asyncio.get_running_loop()
         self.generation = None
         for lost in set(self.expected) - set(partitions):
+            self.expected.pop(lost)
+            self.committed.pop(lost, None)
             await loop.run_in_executor(self.pool, self.lanes.release, lost)
         work = [loop.run_in_executor(self.pool, self.lanes.resume, p) for p in partitions]
         positions = dict(zip(partitions, await self._watched(asyncio.gather(*work)), strict=True))

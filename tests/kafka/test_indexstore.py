@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.kafka.indexstore import (
+    Closed,
     Damaged,
     Entry,
     IndexStore,
@@ -177,3 +178,14 @@ def test_two_workers_on_one_disk_use_two_directories_and_a_restarted_one_its_own
     assert again.directory == first.directory
     again.lock.close()
     second.lock.close()
+
+
+def test_a_store_that_was_closed_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    filled(tmp_path / "s")
+    store = opened(tmp_path / "s")
+    store.close()
+    with pytest.raises(Closed):
+        store.known([key(1)])
+    again = opened(tmp_path / "s")
+    assert again.made_anew is None
+    assert len(known(again)) == ENTRIES

@@ -101,3 +101,16 @@ def test_another_upload_of_a_counted_session_that_can_not_be_read_now_has_an_out
     first = read(OPEN, upload("one"), {})
     again = read(topology_of(), upload("two"), known_of(first))
     assert outcomes(again) == ["rejected"]
+
+
+def test_other_poison_at_a_place_that_was_used_before_is_a_dead_letter_of_its_own() -> None:
+    """A topic that is made anew, or migrated, counts its offsets from 0 again."""
+    poison = StoredRecord("media.uploads", 0, 7, b"k", b"poison", NOW_MS)
+    tombstone = poison._replace(value=None)
+    index: dict[bytes, bytes] = {}
+    for record in (poison, poison._replace(value=b"other"), tombstone, tombstone._replace(timestamp_ms=1)):
+        first = read(OPEN, record, index)
+        assert outcomes(first) == ["rejected"]
+        index |= known_of(first)
+        again = read(OPEN, record, index)
+        assert (outcomes(again), again.dead_letters) == ([], ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from typing import Any
 
 from pipeline.contract.record import StoredRecord
 from pipeline.settings import load
@@ -77,3 +78,39 @@ def test_the_stages_wait_while_too_much_is_on_its_way() -> None:
     room.give(5)
     assert waited.wait(10)
     thread.join()
+
+
+def test_a_partition_that_was_taken_over_while_a_gap_was_looked_into_goes_on_where_its_new_owner_says() -> (
+    None
+):
+    class MovedMeanwhile(FakeLanes):
+        def first_upload_from(self, partition: int, offset: int) -> int | None:
+            worker.ownership.generation, worker.ownership.expected = 2, {3: 5}
+            return None
+
+    async def carry() -> None:
+        await worker.ownership.taken(1, [3])
+        await worker.carrier.carry([Message(3, 7, upload(1))], 1)
+
+    worker = Worker(MovedMeanwhile())
+    asyncio.run(carry())
+    assert worker.ownership.expected == {3: 5}
+    assert worker.lanes.commits == []
+
+
+def test_a_partition_that_was_lost_is_owned_no_more_whatever_its_last_commit_did() -> None:
+    class LostMeanwhile(FakeLanes):
+        def commit(self, partition: int, records: Any, next_offset: int, hold: object) -> None:
+            super().commit(partition, records, next_offset, hold)
+            asyncio.run_coroutine_threadsafe(worker.ownership.taken(2, [4]), loops[0]).result(10)
+
+    async def carry() -> None:
+        loops.append(asyncio.get_running_loop())
+        await worker.ownership.taken(1, [3, 4])
+        await worker.carrier.carry([Message(3, 0, upload(1))], 1)
+
+    loops: list[asyncio.AbstractEventLoop] = []
+    worker = Worker(LostMeanwhile())
+    asyncio.run(carry())
+    assert worker.lanes.released == [3]
+    assert (worker.ownership.committed, worker.ownership.expected) == ({4: 0}, {4: 0})

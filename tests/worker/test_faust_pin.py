@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from importlib.metadata import version
+from typing import Any
 
 import faust
 import pytest
@@ -11,8 +12,16 @@ from aiokafka import codec
 from faust.transport.consumer import Consumer
 from faust.transport.drivers import aiokafka as driver
 
+from pipeline.contract.codec import Codec
+from pipeline.contract.topics import load_topics
+from pipeline.metrics import Meters
 from pipeline.settings import load
-from pipeline.worker.faust_worker import TransactionalConsumer, credentials
+from pipeline.stages.datastreams import OPEN_DIRECTORY
+from pipeline.topology import Topology
+from pipeline.worker.faust_worker import TransactionalConsumer, credentials, make_app
+from pipeline.worker.progress import Progress
+from tests.fakes import FakeSchemaIds
+from tests.worker.carrying import FakeLanes
 
 
 def test_faust_is_the_version_that_was_measured() -> None:
@@ -59,3 +68,21 @@ def test_the_consumer_reads_every_compression_that_producers_use() -> None:
     assert codec.has_zstd()
     assert codec.has_snappy()
     assert codec.has_gzip()
+
+
+def test_no_environment_variable_changes_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the wait a batch in hand is fenced by its own worker's next take-over."""
+    given = {"STREAM_WAIT_EMPTY": "0", "STREAM_BUFFER_MAXSIZE": "7", "CONSUMER_AUTO_OFFSET_RESET": "latest"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings = load({}, kafka_bootstrap="127.0.0.1:1")
+    topology = Topology(Codec(FakeSchemaIds()), load_topics(), OPEN_DIRECTORY)
+    lanes: Any = FakeLanes()
+    conf = make_app(settings, topology, lanes, Meters(), Progress(10)).conf
+    assert conf.stream_wait_empty is True
+    assert (conf.stream_buffer_maxsize, conf.consumer_auto_offset_reset) == (4096, "earliest")
+
+
+def test_a_rebalance_waits_for_the_batch_in_hand() -> None:
+    for revoked in (faust.App._on_partitions_revoked, faust.App._stop_consumer):
+        assert "_consumer_wait_empty" in inspect.getsource(revoked)

@@ -1,0 +1,152 @@
+"""An index that lost what it held, while its topic is the same: nobody goes on, and a rebuild mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from deploy.servers import Kafka
+from pipeline.contract.codec import Codec
+from pipeline.contract.ports import PositionUnusable
+from pipeline.contract.record import StoredRecord
+from pipeline.contract.topics import load_topics
+from pipeline.kafka import mend
+from pipeline.kafka.indexstore import IndexStore, make_cache
+from pipeline.kafka.lanes import Lanes
+from pipeline.session.model import Visitor
+from pipeline.settings import Settings
+from pipeline.stages.datastreams import OPEN_DIRECTORY
+from pipeline.stages.judge import session_key
+from pipeline.stages.receive import DOWNLOADED, Request
+from pipeline.topology import Topology
+from pipeline.wire.encode import to_media_collection
+from tests.fakes import FakeSchemaIds
+from tests.kafka.home import made_topics, settings_of
+from tests.stories import BASE_MS, story
+
+pytestmark = pytest.mark.kafka
+
+CODEC = Codec(FakeSchemaIds())
+TOPICS = {name: topic._replace(partitions=3) for name, topic in load_topics().items()}
+TOPOLOGY = Topology(CODEC, TOPICS, OPEN_DIRECTORY)
+NOW_MS = BASE_MS + 60_000
+
+
+@pytest.fixture
+def settings(kafka: Kafka, tmp_path: Path) -> Iterator[Settings]:
+    settings = settings_of(kafka, tmp_path / "a")
+    with made_topics(settings, TOPICS):
+        yield settings
+
+
+def upload_of(partition: int) -> StoredRecord:
+    """Return an upload of a viewer whose uploads this partition has."""
+    for number in range(1_000):
+        viewer = f"{number:038d}"
+        session = story("0 start, 0 play, 10 complete")._replace(
+            visitor=Visitor(ecid=viewer, key_value=viewer)
+        )
+        request = Request(DOWNLOADED, to_media_collection(session), NOW_MS, "request")
+        (r,) = TOPOLOGY.upload_records(TOPOLOGY.receive(request, lambda: f"upload of {partition}"))
+        if r.partition == partition:
+            return StoredRecord(r.topic, partition, 0, r.key, r.value, r.timestamp_ms)
+    raise AssertionError(partition)
+
+
+def carry(lanes: Lanes, partition: int) -> bytes:
+    """Carry the upload of a partition; return what its session is known by."""
+    lanes.take_over(partition)
+    processed = TOPOLOGY.process([upload_of(partition)], lambda keys: lanes.known(partition, keys), NOW_MS)
+    lanes.commit(partition, processed.records, 1)
+    return next(session_key(r.key.decode()) for r in processed.records if r.topic == "media.sessions")
+
+
+def lanes_at(settings: Settings, data_dir: Path) -> Lanes:
+    return Lanes(replace(settings, data_dir=data_dir), CODEC, TOPICS)
+
+
+def empty(settings: Settings, *partitions: int) -> None:
+    """Remove all records of these index partitions, as too short a retention does."""
+    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    name = settings.kafka_topic_prefix + "media.index"
+    for place, future in client.delete_records([TopicPartition(name, p, -1) for p in partitions]).items():
+        assert future.result(20).low_watermark > 0, place
+
+
+def refused(settings: Settings, data_dir: Path, partition: int, why: str) -> None:
+    """Assert that whoever takes the partition over is told why not, and so at every start."""
+    for _ in range(2):
+        lanes = lanes_at(settings, data_dir)
+        with pytest.raises(PositionUnusable, match=rf"{why}.*pipeline index rebuild"):
+            lanes.take_over(partition)
+        lanes.close()
+
+
+def known_after_rebuild(settings: Settings, data_dir: Path, partition: int, key: bytes) -> None:
+    mend.rebuild(settings, CODEC, TOPICS, NOW_MS)
+    lanes = lanes_at(settings, data_dir)
+    assert lanes.take_over(partition) == 0
+    assert key in lanes.known(partition, [key])
+    lanes.close()
+
+
+def test_an_index_that_was_emptied_is_not_taken_for_a_new_one(settings: Settings, tmp_path: Path) -> None:
+    first = lanes_at(settings, tmp_path / "a")
+    key = carry(first, 1)
+    first.close()
+    empty(settings, 1)
+    refused(settings, tmp_path / "cold", 1, "media.index is empty although media.sessions is not")
+    known_after_rebuild(settings, tmp_path / "cold", 1, key)
+
+
+def test_one_partition_that_was_emptied_is_found_and_others_that_never_had_an_upload_are_none(
+    settings: Settings, tmp_path: Path
+) -> None:
+    first = lanes_at(settings, tmp_path / "a")
+    key = carry(first, 1)
+    carry(first, 0)
+    first.take_over(2)
+    first.close()
+    empty(settings, 1)
+    cold = lanes_at(settings, tmp_path / "cold")
+    assert cold.take_over(0) == 1
+    assert cold.take_over(2) == 0, "nothing was ever carried there"
+    cold.close()
+    refused(settings, tmp_path / "cold", 1, "no position although media.outcomes")
+    known_after_rebuild(settings, tmp_path / "cold", 1, key)
+
+
+def test_a_worker_whose_store_knows_it_all_does_not_go_on_beside_an_emptied_partition(
+    settings: Settings, tmp_path: Path
+) -> None:
+    first = lanes_at(settings, tmp_path / "a")
+    key = carry(first, 1)
+    carry(first, 0)
+    first.close()
+    empty(settings, 1)
+    refused(settings, tmp_path / "a", 1, "media.index 1 has lost records")
+    known_after_rebuild(settings, tmp_path / "a", 1, key)
+    known_after_rebuild(settings, tmp_path / "a", 1, key)
+
+
+def test_a_store_that_is_ahead_of_its_topic_is_kept_until_a_rebuild(
+    settings: Settings, tmp_path: Path
+) -> None:
+    first = lanes_at(settings, tmp_path / "a")
+    key = carry(first, 1)
+    first.close()
+    path = next((tmp_path / "a" / "index").glob("*/*media.index-1"))
+    store = IndexStore(path, first._origin, make_cache())
+    store.apply([], 10_000)  # the topic has lost what came after
+    store.close()
+    refused(settings, tmp_path / "a", 1, "media.index 1 has lost records")
+    known_after_rebuild(settings, tmp_path / "b", 1, key)
+    again = lanes_at(settings, tmp_path / "a")
+    assert again.take_over(1) == 0
+    assert key in again.known(1, [key])
+    again.close()
