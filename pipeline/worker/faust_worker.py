@@ -34,6 +34,7 @@ from pipeline.worker.progress import Progress
 _log = structlog.get_logger("pipeline.worker")
 
 WITHIN_S: Final = 0.02
+TAKEN_AT_ONCE: Final = 200
 OBSERVE_S: Final = 1.0
 ADVISE_S: Final = 5.0
 NEVER_S: Final = 86_400.0
@@ -106,6 +107,10 @@ class App(faust.App):  # type: ignore[misc]  # as above
         """Return whether neither a stop nor a rebalance waits for the batch in hand."""
         return bool(self.consumer.flow_active and not self.should_stop)
 
+    def let_go(self, message: Any) -> None:
+        """Let go of a message: a stop or a rebalance need not wait for it."""
+        message.ack(self.consumer)
+
     def end(self, ending: Ending, event: str, error: object, **members: object) -> Any:
         """End the process at once: nothing of the batch in hand is committed."""
         _log.error(event, **members, error=str(error) or repr(error), exit_code=ending.value)
@@ -149,14 +154,14 @@ def make_app(
     app.pipeline_progress = progress
     app.pipeline_topic = settings.kafka_topic_prefix + UPLOADS
     source = app.topic(app.pipeline_topic, key_type=bytes, value_type=bytes)
-    carrier = Carrier(settings, topology, ownership, meters, now_ms, app.end, app.is_flowing, traces)
+    carrier = Carrier(
+        settings, topology, ownership, meters, now_ms, app.end, app.is_flowing, app.let_go, traces
+    )
 
     @app.agent(source, name="uploads")  # type: ignore[untyped-decorator]  # as above
     async def uploads(stream: Any) -> None:
-        async for batch in stream.noack_take(settings.worker_batch_records, within=WITHIN_S):
-            await carrier.carry([event.message for event in batch], app.consumer_generation_id)
-            for event in batch:
-                event.ack()
+        async for batch in stream.noack_take(TAKEN_AT_ONCE, within=WITHIN_S):
+            await carrier.take([event.message for event in batch], app.consumer_generation_id)
 
     @app.timer(interval=OBSERVE_S)  # type: ignore[untyped-decorator]  # as above
     async def observe() -> None:

@@ -92,7 +92,7 @@ def see_the_worker(base: str) -> None:
         ("pipeline/topology.py", "        window_key = ", "        __import__('time').sleep(600)\n"),
         (
             "pipeline/worker/faust_worker.py",
-            "            await carrier.carry(",
+            "            await carrier.take(",
             "            time.sleep(600)\n",
         ),
     ],

@@ -88,13 +88,27 @@ class Worker:
     def __init__(self, lanes: FakeLanes, settings: Settings | None = None) -> None:
         given = settings or load({})
         self.lanes = lanes
+        self.is_flowing = True
+        self.let_go: list[Any] = []
         self.ended: list[tuple[Ending, str]] = []
         self.meters = Meters()
         self.ownership = Ownership(lanes)  # type: ignore[arg-type]  # a fake of what is called
         topology = Topology(CODEC, load_topics(), OPEN_DIRECTORY, sizes=sizes_of(given))
         self.carrier = Carrier(
-            given, topology, self.ownership, self.meters, lambda: NOW_MS, self._end, lambda: True
+            given,
+            topology,
+            self.ownership,
+            self.meters,
+            lambda: NOW_MS,
+            self._end,
+            lambda: self.is_flowing,
+            self.let_go.append,
         )
+
+    async def carry(self, messages: Sequence[Any], generation: int) -> None:
+        """Have these messages carried; return when all were let go."""
+        await self.carrier.take(messages, generation)
+        await self.carrier.held_below(1)
 
     def _end(self, ending: Ending, event: str, error: object, **members: object) -> None:
         self.ended.append((ending, event))

@@ -7,10 +7,12 @@ import json
 import threading
 from typing import Any
 
+import pytest
+
 from pipeline.contract.record import StoredRecord
 from pipeline.settings import load
 from pipeline.wire.encode import to_media_collection
-from pipeline.worker.carrier import split
+from pipeline.worker.carrier import Ending, first_of
 from pipeline.worker.room import Room
 from tests.stories import story
 from tests.worker.carrying import FakeLanes, Message, Worker, upload
@@ -24,7 +26,8 @@ def offsets(sizes: list[int], most_bytes: int, most_records: int) -> list[list[i
     rest = [record(offset, size) for offset, size in enumerate(sizes)]
     parts = []
     while rest:
-        part, rest = split(rest, most_bytes, most_records)  # type: ignore[assignment]  # a list gives lists
+        part = first_of(rest, most_bytes, most_records)
+        rest = rest[len(part) :]
         parts.append([r.offset for r in part])
     return parts
 
@@ -53,7 +56,7 @@ def test_a_batch_that_gives_too_much_for_one_transaction_is_carried_in_several()
     async def carry() -> None:
         worker = Worker(lanes, load({}, worker_output_bytes=1024 * 1024))
         await worker.ownership.taken(1, [3])
-        await worker.carrier.carry([Message(3, offset, value) for offset, value in enumerate(values)], 1)
+        await worker.carry([Message(3, offset, value) for offset, value in enumerate(values)], 1)
         assert worker.ownership.committed == {3: 6}
         assert b"pipeline_records_read_total 6.0" in worker.meters.text()
 
@@ -90,7 +93,7 @@ def test_a_partition_that_was_taken_over_while_a_gap_was_looked_into_goes_on_whe
 
     async def carry() -> None:
         await worker.ownership.taken(1, [3])
-        await worker.carrier.carry([Message(3, 7, upload(1))], 1)
+        await worker.carry([Message(3, 7, upload(1))], 1)
 
     worker = Worker(MovedMeanwhile())
     asyncio.run(carry())
@@ -107,10 +110,104 @@ def test_a_partition_that_was_lost_is_owned_no_more_whatever_its_last_commit_did
     async def carry() -> None:
         loops.append(asyncio.get_running_loop())
         await worker.ownership.taken(1, [3, 4])
-        await worker.carrier.carry([Message(3, 0, upload(1))], 1)
+        await worker.carry([Message(3, 0, upload(1))], 1)
 
     loops: list[asyncio.AbstractEventLoop] = []
     worker = Worker(LostMeanwhile())
     asyncio.run(carry())
     assert worker.lanes.released == [3]
     assert (worker.ownership.committed, worker.ownership.expected) == ({4: 0}, {4: 0})
+
+
+def test_uploads_of_a_partition_that_come_shortly_after_each_other_share_a_transaction() -> None:
+    async def carry() -> None:
+        await worker.ownership.taken(1, [3, 4])
+        await worker.carrier.take([Message(3, 0, upload(0))], 1)
+        await worker.carrier.take([Message(4, 0, upload(1)), Message(3, 1, upload(2))], 1)
+        assert worker.lanes.commits == []
+        await worker.carry([Message(3, 2, upload(3))], 1)
+
+    worker = Worker(FakeLanes())
+    asyncio.run(carry())
+    assert [(c.partition, c.next_offset) for c in worker.lanes.commits] == [(3, 3), (4, 1)]
+    assert [(m.partition, m.offset) for m in worker.let_go] == [(3, 0), (3, 1), (3, 2), (4, 0)]
+
+
+def test_a_partition_that_waits_for_its_commit_holds_up_no_other() -> None:
+    class SlowFor3(FakeLanes):
+        def commit(self, partition: int, records: Any, next_offset: int, hold: object) -> None:
+            if partition == 3:
+                assert others.wait(10)
+            super().commit(partition, records, next_offset, hold)
+            if next_offset == 2:
+                others.set()
+
+    async def carry() -> None:
+        await worker.ownership.taken(1, [3, 4])
+        await worker.carrier.take([Message(3, 0, upload(0)), Message(4, 0, upload(1))], 1)
+        await worker.carrier.held_below(2)
+        await worker.carry([Message(4, 1, upload(2))], 1)
+
+    others = threading.Event()
+    worker = Worker(SlowFor3())
+    asyncio.run(carry())
+    assert [(c.partition, c.next_offset) for c in worker.lanes.commits] == [(4, 1), (4, 2), (3, 1)]
+
+
+def test_what_waits_when_the_flow_stops_is_let_go_and_read_again() -> None:
+    async def carry() -> None:
+        await worker.ownership.taken(1, [3])
+        await worker.carry([Message(3, 0, upload(0))], 1)
+        await worker.carrier.take([Message(3, 1, upload(1)), Message(3, 2, upload(2))], 1)
+        worker.is_flowing = False
+        await worker.carry([Message(3, 3, upload(3))], 1)
+        assert (worker.ownership.expected, worker.ownership.committed) == ({3: 1}, {3: 1})
+        worker.is_flowing = True
+        await worker.carry([Message(3, offset, upload(offset)) for offset in (1, 2, 3)], 1)
+
+    worker = Worker(FakeLanes())
+    asyncio.run(carry())
+    assert [c.next_offset for c in worker.lanes.commits] == [1, 4]
+    assert len(worker.let_go) == 7
+
+
+def test_what_waits_when_its_partition_is_taken_over_again_is_left_to_that_generation() -> None:
+    async def carry() -> None:
+        await worker.ownership.taken(1, [3])
+        await worker.carrier.take([Message(3, 0, upload(0))], 1)
+        await worker.ownership.taken(2, [3])
+        await worker.carrier.take([Message(3, 0, upload(0), generation_id=2)], 2)
+        await worker.carry([Message(3, 1, upload(1), generation_id=1)], 1)
+
+    worker = Worker(FakeLanes())
+    asyncio.run(carry())
+    assert [c.next_offset for c in worker.lanes.commits] == [1]
+    assert worker.ownership.expected == {3: 1}
+
+
+def test_more_is_taken_only_when_there_is_room() -> None:
+    async def carry() -> None:
+        await worker.ownership.taken(1, [3])
+        messages = [Message(3, offset, upload(offset)) for offset in range(5)]
+        await worker.carrier.take(messages[:4], 1)
+        assert worker.let_go == messages[:4]
+        await worker.carrier.take(messages[4:], 1)
+
+    worker = Worker(FakeLanes(), load({}, worker_batch_records=4))
+    asyncio.run(carry())
+
+
+def test_an_unforeseen_fault_ends_the_worker() -> None:
+    class Faulty(FakeLanes):
+        def commit(self, partition: int, records: Any, next_offset: int, hold: object) -> None:
+            raise ValueError("unforeseen")
+
+    async def carry() -> None:
+        await worker.ownership.taken(1, [3])
+        await worker.carry([Message(3, 0, upload(0))], 1)
+
+    worker = Worker(Faulty())
+    with pytest.raises(SystemExit):
+        asyncio.run(carry())
+    assert worker.ended == [(Ending.STUCK, "not_committed")]
+    assert worker.ownership.committed == {3: 0}

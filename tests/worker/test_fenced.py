@@ -56,13 +56,15 @@ def test_the_event_has_topic_partition_and_offset_and_nothing_counts_as_committe
         ownership = Ownership(FencedLanes())  # type: ignore[arg-type]  # a fake of what is called
         await ownership.taken(1, [3])
         topology = Topology(Codec(FakeSchemaIds()), load_topics(), OPEN_DIRECTORY)
-        carrier = Carrier(load({}), topology, ownership, meters, lambda: 0, end, lambda: True)
+        carrier = Carrier(load({}), topology, ownership, meters, lambda: 0, end, lambda: True, gone.append)
         try:
-            await carrier.carry([Message()], 1)
+            await carrier.take([Message()], 1)
+            await carrier.held_below(1)
         finally:
             assert ownership.committed == {3: 7}
 
     meters = Meters()
+    gone: list[object] = []
     with pytest.raises(SystemExit):
         asyncio.run(carry())
     assert ended == [(Ending.FENCED, "fenced", {"topic": UPLOADS, "partition": 3, "offset": 7})]
