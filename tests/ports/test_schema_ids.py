@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -177,6 +178,13 @@ def test_an_address_that_cannot_be_used_names_the_setting_and_shows_no_password(
     with pytest.raises(SettingError, match="PIPELINE_REGISTRY_URL") as refused:
         HttpRegistry(url, tmp_path / "cache.json")
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("scheme", ["https", "HTTPS"])
+def test_a_certificate_is_always_asked_for_where_there_is_one(tmp_path: Path, scheme: str) -> None:
+    checked = HttpRegistry(f"{scheme}://registry", tmp_path / "cache.json")._tls
+    assert isinstance(checked, ssl.SSLContext)
+    assert (checked.verify_mode, checked.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
 def test_certificates_that_cannot_be_read_name_the_setting(tmp_path: Path) -> None:
