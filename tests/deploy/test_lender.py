@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -66,14 +68,21 @@ def test_a_lent_server_does_not_outlive_a_test_run_that_is_killed() -> None:
         "print(borrow(Lender({'it': start}).address, 'it'), flush=True)\n"
         "time.sleep(600)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    ) as run:
-        assert run.stdout is not None
-        pid = int(run.stdout.readline())
-        assert is_running(pid)
-        run.kill()
-    end = time.monotonic() + 20
-    while is_running(pid):
-        assert time.monotonic() < end, "the server runs on"
-        time.sleep(0.05)
+    # The killed one leaves its files; pytest's own directories are too deep for the name of a socket.
+    with tempfile.TemporaryDirectory() as place:
+        run = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": place},
+        )
+        with run:
+            assert run.stdout is not None
+            pid = int(run.stdout.readline())
+            assert is_running(pid)
+            run.kill()
+        end = time.monotonic() + 20
+        while is_running(pid):
+            assert time.monotonic() < end, "the server runs on"
+            time.sleep(0.05)
