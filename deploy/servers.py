@@ -116,7 +116,11 @@ class _Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except ServerFailed:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_exc: object) -> None:
