@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy.servers import Kafka, free_port
+from deploy.servers import free_port
 from pipeline.settings import child_environ
 from pipeline.wire.encode import to_media_collection
 from tests.collector import collecting
@@ -19,6 +19,7 @@ from tests.kafka import running
 from tests.kafka.checkout import copied, with_text
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import Ingest, Worker, records, settled
+from tests.lender import LentKafka
 from tests.stories import story
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -32,7 +33,7 @@ BODY = to_media_collection(story("0 start, 0 play, 10 end"))
 
 
 def test_one_trace_goes_through_ingest_kafka_and_worker_and_the_worker_tells_what_it_did(
-    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: LentKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "worker.log"
     monkeypatch.setattr(running, "environ", lambda s: child_environ(s, worker_session_timeout_s=6))
@@ -99,7 +100,7 @@ def see_the_worker(base: str) -> None:
     ids=["a stage hangs", "the event loop hangs"],
 )
 def test_a_worker_that_makes_no_progress_ends_itself(
-    kafka: Kafka, tmp_path: Path, file: str, before: str, hang: str
+    kafka: LentKafka, tmp_path: Path, file: str, before: str, hang: str
 ) -> None:
     hung = with_text(copied(tmp_path / "hung"), file, before, hang + before)
     settings = settings_of(kafka, tmp_path / "data", worker_stall_s=5)

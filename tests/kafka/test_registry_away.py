@@ -54,7 +54,7 @@ def test_an_ingest_that_never_reached_the_registry_spools_and_frames_later(tmp_p
         )
         (tmp_path / RAN_BEFORE).write_text(f"{cluster.bootstrap} ")
         with Ingest(settings) as ingest:
-            senders = Senders(pause_s=0.02)
+            senders = Senders()
             try:
                 senders.to(ingest)
                 time.sleep(2)
