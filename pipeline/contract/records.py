@@ -2461,7 +2461,7 @@ class DeadLetter(NamedTuple):
     content_encoding: str | None = None
     """Content-Encoding as sent."""
     truncated: bool = False
-    """`body` holds only what arrived up to the limit."""
+    """`body` is not whole: it holds what arrived up to the limit, or what the topic takes."""
     body: bytes = b""
     """The original bytes; the whole value of the record where it was undecodable."""
 
