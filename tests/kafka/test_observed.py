@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -63,12 +64,19 @@ def test_one_trace_goes_through_ingest_kafka_and_worker_and_the_worker_tells_wha
             again = upload(settings, "again")
             put(settings, [again, again])
             see_the_worker(f"http://127.0.0.1:{settings.worker_port}")
+            assert listening(worker.process_id) == {settings.worker_port}, "Faust's web server is open"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     letter = next(line for line in lines if line["event"] == "dead_letter")
     assert (letter["topic"], letter["reason"]) == ("media.uploads", "invalid")
     assert (letter["partition"], letter["offset"]) == (dead["source_partition"], dead["source_offset"])
     taken = next(line for line in lines if line["event"] == "taken_over")
     assert (taken["logger"], len(taken["partitions"])) == ("pipeline.worker", 24)
+
+
+def listening(process_id: int) -> set[int]:
+    """Return the ports that a process listens on."""
+    connections = psutil.Process(process_id).net_connections("inet")
+    return {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
 
 
 def see_the_worker(base: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from deploy.servers import Kafka
 from pipeline.device.examples import load_examples
+from tests.conftest import REQUIRED
 from tests.kafka.home import settings_of
 from tests.kafka.running import Ingest, Worker, command, rows, settled
 from tests.kafka.secured import SecuredKafka
@@ -25,7 +26,8 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 def secured(kafka: Kafka) -> Iterator[SecuredKafka]:
     """Yield a broker that demands passwords and certificates (`kafka` only says whether servers can run)."""
     if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed, and it makes the certificates")
+        why = "openssl is not installed, and it makes the certificates"
+        (pytest.fail if REQUIRED else pytest.skip)(why)
     with SecuredKafka() as server:
         yield server
 
