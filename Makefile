@@ -16,7 +16,7 @@ demo: .venv/run.stamp ## the same, but stop then: exit 0 when the ledger balance
 	$(BIN)/pipeline demo --data-dir $(DATA_DIR)
 
 test: .venv/dev.stamp ## all tests; PIPELINE_REQUIRE_KAFKA=1 demands those on Apache Kafka
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev.stamp ## format, lint, types, import rules, generated files, schemas against released ones, docs
 	$(BIN)/ruff format --check .

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -17,8 +17,10 @@ from pipeline.contract.topics import Topic, load_schema, load_topics
 from pipeline.kafka import admin
 from pipeline.kafka.migration import Migrated, NotVerified
 from pipeline.kafka.migration import migrate as migrate_index
-from pipeline.kafka.registry import HttpRegistry
 from pipeline.settings import SettingError, Settings
+
+if TYPE_CHECKING:
+    from pipeline.kafka.registry import HttpRegistry
 
 _PREFIX: Final = re.compile(r"[a-zA-Z0-9._-]{0,100}")
 

@@ -37,7 +37,7 @@ class HttpRegistry:
     ) -> None:
         self._url = _checked(url).rstrip("/")
         self._login = login
-        self._tls = _tls(ca_file)
+        self._tls = _tls(url, ca_file)
         self._cache = cache
         self._ids: dict[str, int] = {}
         self._schemas: dict[int, str] = {}
@@ -167,11 +167,15 @@ def _checked(url: str) -> str:
     return url
 
 
-def _tls(ca_file: str) -> ssl.SSLContext | bool:
-    if not ca_file:
-        return True
+def _tls(url: str, ca_file: str) -> ssl.SSLContext | bool:
+    """Return what the registry's certificate is checked with, made once: each making reads all authorities.
+
+    A plain address has no certificate: redirects are not followed.
+    """
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        if ca_file:
+            return ssl.create_default_context(cafile=ca_file)
+        return httpx.URL(url).scheme != "http" and httpx.create_ssl_context(trust_env=False)
     except OSError as error:
         raise SettingError(f"PIPELINE_REGISTRY_CA_FILE: can't use {ca_file}: {error}") from None
 

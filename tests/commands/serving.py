@@ -20,6 +20,7 @@ import pytest
 import structlog
 
 from pipeline.cli import main
+from tests.load import plain_client
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PIPELINE: Final = Path(sys.executable).with_name("pipeline")
@@ -95,7 +96,7 @@ class Served:
         raise AssertionError("pipeline run did not start:\n" + "".join(lines))
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.base, trust_env=False, timeout=30)
+        return plain_client(self.base)
 
     def kill(self) -> None:
         self.process.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.shared import SHARED, needs_shared
 EXAMPLES = ROOT / "examples"
 
 
+@cache  # the same command prints the same: several tests look at different parts of it
 def explained(*arguments: str, stdin: bytes = b"") -> dict[str, Any]:
     done = run("explain", *arguments, "--json", stdin=stdin)
     assert not done.stderr, done.stderr.decode()

@@ -204,8 +204,8 @@ class Processes:
 
 @pytest.mark.kafka
 @pytest.mark.registry
-def test_the_services_carry_an_upload_in_the_order_of_depends_on(registry: Registry, tmp_path: Path) -> None:
-    """`registry` only says whether servers can run here."""
+@pytest.mark.usefixtures("registry_can_run")
+def test_the_services_carry_an_upload_in_the_order_of_depends_on(tmp_path: Path) -> None:
     found = services()
     with ExitStack() as running:
         processes = Processes(tmp_path)

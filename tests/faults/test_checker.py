@@ -11,7 +11,6 @@ import pytest
 from confluent_kafka import Producer
 
 from bench.core import sdk_session
-from deploy.servers import Kafka
 from faults.check import main as check
 from faults.fleet import PATH, rebuilt
 from faults.outputs import CALLS, WANTED, Outputs, Verdict, await_ended_transactions
@@ -28,6 +27,7 @@ from pipeline.topology import UPLOADS, Topology
 from pipeline.wire.encode import to_media_collection
 from pipeline.wire.media_collection import decode
 from tests.kafka.home import made_topics, settings_of
+from tests.lender import LentKafka
 
 SESSIONS = ("a", "b", "c")
 
@@ -100,7 +100,7 @@ def id_of(body: bytes) -> str:
 
 @pytest.mark.kafka
 def test_the_check_on_kafka_finds_a_planted_loss_and_a_planted_double(
-    kafka: Kafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kafka: LentKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = settings_of(kafka, tmp_path / "data")
     with made_topics(settings):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol
 
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from deploy.servers import Kafka, KafkaCluster
 from pipeline.contract.codec import Codec
 from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.topics import Topic, load_topics
@@ -24,11 +24,21 @@ from pipeline.kafka.uploads import UploadProducer
 from pipeline.settings import Settings, load
 
 _numbers = itertools.count(1)
+_PROCESS: Final = os.environ.get("PYTEST_XDIST_WORKER", "")
+"""Which of the processes of a test run this is: they have one broker together."""
 
 
-def settings_of(kafka: Kafka | KafkaCluster, data_dir: Path, **more: Any) -> Settings:
+class Brokers(Protocol):
+    """What can be reached at an address: lent, a node or a cluster."""
+
+    @property
+    def bootstrap(self) -> str:
+        """Addresses as clients take them."""
+
+
+def settings_of(kafka: Brokers, data_dir: Path, **more: Any) -> Settings:
     """Return settings for this broker, with a topic prefix and a group of their own."""
-    name = f"t{next(_numbers)}"
+    name = f"{_PROCESS}t{next(_numbers)}"
     given = {
         "kafka_bootstrap": kafka.bootstrap,
         "data_dir": data_dir,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import resource
@@ -17,7 +18,12 @@ import httpx
 
 from deploy.servers import ROOT
 from deploy.services import PIPELINE, Supervised
-from pipeline.settings import Settings, child_environ
+from pipeline.commands.home import opened_home
+from pipeline.commands.ledger import as_dict, read_ledger
+from pipeline.commands.records import records as show_records
+from pipeline.contract.ports import Unavailable
+from pipeline.settings import SettingError, Settings, child_environ
+from tests.load import plain_client
 
 
 def environ(settings: Settings) -> dict[str, str]:
@@ -42,7 +48,19 @@ def command(settings: Settings, *arguments: str, root: Path = ROOT) -> subproces
 
 
 def records(settings: Settings, topic: str, root: Path = ROOT) -> list[dict[str, Any]]:
-    """Return the records of a topic as `pipeline records --json` shows them."""
+    """Return the records of a topic as `pipeline records --json` shows them.
+
+    This checkout's are read in this process: most of what the command costs is its start.
+    """
+    if root == ROOT:
+        shown = io.StringIO()
+        assert show_records(settings, topic, as_json=True, follow=False, out=shown) == 0
+        return [json.loads(line) for line in shown.getvalue().splitlines()]
+    return printed_records(settings, topic, root)
+
+
+def printed_records(settings: Settings, topic: str, root: Path = ROOT) -> list[dict[str, Any]]:
+    """Return the records of a topic as the command prints them."""
     done = command(settings, "records", topic, "--json", root=root)
     assert done.returncode == 0, done.stderr.decode()
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -57,13 +75,27 @@ def settled(settings: Settings, deadline_s: float = 120, root: Path = ROOT) -> d
     """Return the ledger once nothing is pending and it balances, or as it is at the deadline."""
     end = time.monotonic() + deadline_s
     while True:
-        done = command(settings, "ledger", "--json", root=root)
-        found: dict[str, Any] = (
-            json.loads(done.stdout) if done.stdout else {"pending": -1, "stderr": done.stderr}
-        )
+        found = ledger(settings) if root == ROOT else printed_ledger(settings, root)
         if (found["pending"] == 0 and found["balances"]) or time.monotonic() > end:
             return found
-        time.sleep(1)
+        time.sleep(0.5)
+
+
+def ledger(settings: Settings) -> dict[str, Any]:
+    """Return the ledger of this moment as `pipeline ledger --json` shows it, read in this process."""
+    try:
+        with opened_home(settings) as home:
+            found = read_ledger(home, time.time_ns() // 1_000_000)
+    except (SettingError, Unavailable) as error:
+        return {"pending": -1, "error": str(error)}
+    return as_dict(found)
+
+
+def printed_ledger(settings: Settings, root: Path = ROOT) -> dict[str, Any]:
+    """Return the ledger as the command prints it."""
+    done = command(settings, "ledger", "--json", root=root)
+    found: dict[str, Any] = json.loads(done.stdout) if done.stdout else {"pending": -1, "stderr": done.stderr}
+    return found
 
 
 class Ingest:
@@ -107,7 +139,7 @@ class Ingest:
         return self._process.pid
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self._base, trust_env=False, timeout=30)
+        return plain_client(self._base)
 
     def metric(self, name: str) -> float:
         """Return a metric without labels."""

@@ -20,7 +20,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from deploy.servers import Kafka, Registry, free_port
+from deploy.servers import free_port
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.records import IndexEntry, Outcome
 from pipeline.contract.topics import Topic, load_topics
@@ -31,6 +31,7 @@ from pipeline.settings import SettingError, Settings, load
 from tests.commands.serving import refused as refused_here
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import command, rows
+from tests.lender import LentKafka, LentRegistry
 
 COMMANDS = (
     ("ingest", "--port", "0"),
@@ -73,13 +74,13 @@ def test_without_kafka_the_commands_say_which_setting_is_missing(tmp_path: Path,
 @pytest.mark.kafka
 @pytest.mark.parametrize("arguments", COMMANDS[:4])
 def test_a_missing_topic_names_the_command_that_makes_it(
-    kafka: Kafka, tmp_path: Path, arguments: tuple[str, ...]
+    kafka: LentKafka, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     assert "pipeline topics apply" in refused(settings_of(kafka, tmp_path), *arguments)
 
 
 @pytest.mark.kafka
-def test_an_absent_registry_is_one_line_that_names_the_setting(kafka: Kafka, tmp_path: Path) -> None:
+def test_an_absent_registry_is_one_line_that_names_the_setting(kafka: LentKafka, tmp_path: Path) -> None:
     settings = settings_of(kafka, tmp_path, registry_url=f"http://127.0.0.1:{free_port()}")
     with made_topics(settings):
         for arguments in COMMANDS[:2] + COMMANDS[4:]:
@@ -88,7 +89,7 @@ def test_an_absent_registry_is_one_line_that_names_the_setting(kafka: Kafka, tmp
 
 @pytest.mark.kafka
 def test_records_and_ledger_of_schemas_that_an_absent_registry_has_are_one_line_too(
-    kafka: Kafka, tmp_path: Path
+    kafka: LentKafka, tmp_path: Path
 ) -> None:
     settings = settings_of(kafka, tmp_path / "here")
     elsewhere = dataclasses.replace(
@@ -124,7 +125,7 @@ def test_records_and_ledger_of_schemas_that_an_absent_registry_has_are_one_line_
 
 @pytest.mark.kafka
 def test_topics_are_made_as_they_are_declared_and_as_the_body_limit_wants_them(
-    kafka: Kafka, tmp_path: Path
+    kafka: LentKafka, tmp_path: Path
 ) -> None:
     body_bytes, room = 1_000_000, 64 * 1024
     settings = settings_of(kafka, tmp_path, ingest_body_limit_bytes=body_bytes)
@@ -150,7 +151,7 @@ def test_topics_are_made_as_they_are_declared_and_as_the_body_limit_wants_them(
 
 @pytest.mark.kafka
 def test_topics_apply_makes_the_broker_agree_and_diff_shows_when_it_does_not(
-    kafka: Kafka, tmp_path: Path
+    kafka: LentKafka, tmp_path: Path
 ) -> None:
     settings = settings_of(kafka, tmp_path)
     assert command(settings, "topics", "diff").returncode == 1
@@ -172,7 +173,7 @@ def test_topics_apply_makes_the_broker_agree_and_diff_shows_when_it_does_not(
 
 
 @pytest.mark.kafka
-def test_what_somebody_changed_on_the_broker_is_shown_and_mended(kafka: Kafka, tmp_path: Path) -> None:
+def test_what_somebody_changed_on_the_broker_is_shown_and_mended(kafka: LentKafka, tmp_path: Path) -> None:
     settings = settings_of(kafka, tmp_path)
     with made_topics(settings):
         broker = AdminClient({"bootstrap.servers": kafka.bootstrap})
@@ -202,7 +203,7 @@ def await_difference(settings: Settings, topic: str) -> None:
 
 
 @pytest.mark.kafka
-def test_more_replicas_than_brokers_names_the_setting(kafka: Kafka, tmp_path: Path) -> None:
+def test_more_replicas_than_brokers_names_the_setting(kafka: LentKafka, tmp_path: Path) -> None:
     settings = settings_of(kafka, tmp_path, kafka_replication_factor=3)
     assert "PIPELINE_KAFKA_REPLICATION_FACTOR is 3" in refused(settings, "topics", "apply")
 
@@ -215,7 +216,7 @@ def test_more_replicas_in_sync_than_there_are_is_refused(tmp_path: Path) -> None
 @pytest.mark.kafka
 @pytest.mark.registry
 def test_an_incompatible_schema_is_one_line_and_an_unregistered_one_a_difference(
-    kafka: Kafka, registry: Registry, tmp_path: Path
+    kafka: LentKafka, registry: LentRegistry, tmp_path: Path
 ) -> None:
     settings = settings_of(kafka, tmp_path, registry_url=registry.url)
     with made_topics(settings):
@@ -235,7 +236,7 @@ def test_an_incompatible_schema_is_one_line_and_an_unregistered_one_a_difference
 
 
 @pytest.mark.kafka
-def test_another_number_of_partitions_is_refused(kafka: Kafka, tmp_path: Path) -> None:
+def test_another_number_of_partitions_is_refused(kafka: LentKafka, tmp_path: Path) -> None:
     settings = settings_of(kafka, tmp_path)
     with made_topics(settings):
         more: dict[str, Topic] = {
@@ -247,7 +248,7 @@ def test_another_number_of_partitions_is_refused(kafka: Kafka, tmp_path: Path) -
 
 @pytest.mark.kafka
 def test_retention_that_does_not_cover_the_longest_outage_is_refused_with_what_to_do(
-    kafka: Kafka, tmp_path: Path
+    kafka: LentKafka, tmp_path: Path
 ) -> None:
     settings = settings_of(kafka, tmp_path)
     with made_topics(settings):

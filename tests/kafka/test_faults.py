@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.servers import Kafka, LoneBroker
+from deploy.servers import LoneBroker
 from pipeline.settings import Settings
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import Ingest, Worker, rows, settled
+from tests.lender import LentKafka
 from tests.load import Senders
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -44,16 +45,14 @@ def a_second_worker_joins_and_leaves(worker: Worker, settings: Settings, path: P
 
 
 @pytest.mark.parametrize("fault", [worker_is_killed, worker_is_terminated, a_second_worker_joins_and_leaves])
-def test_nothing_is_lost_or_doubled_when(kafka: Kafka, tmp_path: Path, fault: Fault) -> None:
+def test_nothing_is_lost_or_doubled_when(kafka: LentKafka, tmp_path: Path, fault: Fault) -> None:
     settings = settings_of(kafka, tmp_path / "data")
     with made_topics(settings):
         carry_under(settings, tmp_path, lambda worker: fault(worker, settings, tmp_path))
 
 
-def test_nothing_is_lost_or_doubled_when_a_lone_broker_is_killed_and_comes_back(
-    kafka: Kafka, tmp_path: Path
-) -> None:
-    """`kafka` only says whether servers can run here."""
+@pytest.mark.usefixtures("kafka_can_run")
+def test_nothing_is_lost_or_doubled_when_a_lone_broker_is_killed_and_comes_back(tmp_path: Path) -> None:
     with LoneBroker() as broker:
         settings = settings_of(broker, tmp_path / "data")
 
@@ -69,7 +68,7 @@ def test_nothing_is_lost_or_doubled_when_a_lone_broker_is_killed_and_comes_back(
 
 def carry_under(settings: Settings, path: Path, fault: Callable[[Worker], None]) -> None:
     """Carry uploads through while a fault happens, then check that each counts exactly once."""
-    senders = Senders(threads=3, pause_s=0.01)
+    senders = Senders()
     try:
         with Ingest(settings) as ingest, Worker(settings, path / "worker.log") as worker:
             worker.await_assignment()

@@ -30,7 +30,7 @@ SDK_PATIENCE_S = 5.0
 @contextmanager
 def loaded(ingest: Ingest, platforms: tuple[Platform, ...] = tuple(Platform)) -> Iterator[Senders]:
     """Send uploads while the block runs."""
-    senders = Senders(threads=3, pause_s=0.02, platforms=platforms)
+    senders = Senders(platforms=platforms)
     try:
         senders.to(ingest)
         yield senders
@@ -38,16 +38,26 @@ def loaded(ingest: Ingest, platforms: tuple[Platform, ...] = tuple(Platform)) ->
         senders.stop()
 
 
-@pytest.fixture
-def broker() -> Iterator[Kafka]:
-    """Yield a broker that a test may ill-treat."""
+@pytest.fixture(scope="module")
+def own_broker(kafka_can_run: None) -> Iterator[Kafka]:
+    """Yield a broker of these tests alone: they ill-treat it, and each leaves it running."""
     with Kafka() as kafka:
         yield kafka
 
 
 @pytest.fixture
-def settings(broker: Kafka, tmp_path: Path, kafka: Kafka) -> Iterator[Settings]:
-    """Yield settings with their topics made (`kafka` only says whether servers can run here)."""
+def broker(own_broker: Kafka) -> Kafka:
+    """Return the broker, running although a test before may have failed while it was down or frozen."""
+    if own_broker.is_running:
+        own_broker.freeze(frozen=False)
+    else:
+        own_broker.start_again()
+    return own_broker
+
+
+@pytest.fixture
+def settings(broker: Kafka, tmp_path: Path) -> Iterator[Settings]:
+    """Yield settings with their topics made."""
     found = settings_of(broker, tmp_path / "data")
     with made_topics(found):
         yield found

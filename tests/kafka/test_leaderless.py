@@ -30,7 +30,7 @@ def test_one_partition_without_leader_costs_no_upload(tmp_path: Path) -> None:
         # The mock cluster describes no topics; an ingest that ran before starts all the same.
         (tmp_path / RAN_BEFORE).write_text(f"{cluster.bootstrap} ")
         with Ingest(settings) as ingest:
-            senders = Senders(pause_s=0.02)
+            senders = Senders()
             try:
                 senders.to(ingest)
                 time.sleep(6)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import pytest
 from confluent_kafka import Consumer
 
-from deploy.servers import Kafka
 from pipeline.contract.codec import Codec
 from pipeline.contract.partition import partition_of
 from pipeline.contract.record import Record, StoredRecord
@@ -30,6 +29,7 @@ from tests.homes.uploading import Pipeline, make_pipeline
 from tests.kafka.checkout import copied, with_partitions
 from tests.kafka.home import KafkaHome, delete_topics, made_topics, settings_of
 from tests.kafka.running import Ingest, Worker, command, records, rows, settled
+from tests.lender import LentKafka
 from tests.stories import story
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -77,7 +77,7 @@ def of(partitions: int) -> Any:
 
 
 @pytest.fixture
-def deployment(kafka: Kafka, tmp_path: Path) -> Iterator[Deployment]:
+def deployment(kafka: LentKafka, tmp_path: Path) -> Iterator[Deployment]:
     """Yield a deployment whose old topics hold sessions, duplicates and dead letters."""
     old = settings_of(kafka, tmp_path)
     new = dataclasses.replace(old, kafka_topic_prefix=old.kafka_topic_prefix + "b.")
@@ -208,7 +208,7 @@ def test_an_entry_that_got_lost_on_the_way_is_found(
         deployment.migrate()
 
 
-def test_as_a_person_runs_it_with_the_services_of_two_versions(kafka: Kafka, tmp_path: Path) -> None:
+def test_as_a_person_runs_it_with_the_services_of_two_versions(kafka: LentKafka, tmp_path: Path) -> None:
     before = with_partitions(copied(tmp_path / "before"), BEFORE)
     after = with_partitions(copied(tmp_path / "after"), AFTER)
     old = settings_of(kafka, tmp_path / "data")
@@ -273,7 +273,7 @@ def await_no_members(settings: Settings) -> None:
         time.sleep(0.5)
 
 
-def test_a_member_of_the_group_makes_the_command_refuse(kafka: Kafka, tmp_path: Path) -> None:
+def test_a_member_of_the_group_makes_the_command_refuse(kafka: LentKafka, tmp_path: Path) -> None:
     settings = settings_of(kafka, tmp_path)
     assert admin.members(settings) == ()
     client = {"bootstrap.servers": kafka.bootstrap, "group.id": settings.worker_group}
@@ -302,7 +302,7 @@ def test_a_member_of_the_group_makes_the_command_refuse(kafka: Kafka, tmp_path: 
     ],
 )
 def test_a_prefix_that_can_not_be_is_one_line(
-    kafka: Kafka, tmp_path: Path, arguments: tuple[str, ...], said: bytes
+    kafka: LentKafka, tmp_path: Path, arguments: tuple[str, ...], said: bytes
 ) -> None:
     settings = dataclasses.replace(settings_of(kafka, tmp_path), kafka_topic_prefix="same.")
     done = command(settings, "topics", *arguments)

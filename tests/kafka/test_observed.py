@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from deploy.servers import Kafka, free_port
+from deploy.servers import free_port
 from deploy.services import PIPELINE, Supervised
 from pipeline.settings import child_environ
 from pipeline.wire.encode import to_media_collection
@@ -25,6 +25,7 @@ from tests.kafka.checkout import copied, with_text
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import Ingest, Worker, records, settled
 from tests.kafka.test_pitfalls import put, upload
+from tests.lender import LentKafka
 from tests.stories import story
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -39,7 +40,7 @@ BODY = to_media_collection(story("0 start, 0 play, 10 end"))
 
 
 def test_one_trace_goes_through_ingest_kafka_and_worker_and_the_worker_tells_what_it_did(
-    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: LentKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "worker.log"
     monkeypatch.setattr(running, "environ", lambda s: child_environ(s, worker_session_timeout_s=6))
@@ -115,7 +116,9 @@ def await_metrics(base: str, *lines: str) -> str:
     raise AssertionError(f"{lines} are not in\n{text}")
 
 
-def test_uploads_that_retention_removed_unread_are_counted_and_an_alarm(kafka: Kafka, tmp_path: Path) -> None:
+def test_uploads_that_retention_removed_unread_are_counted_and_an_alarm(
+    kafka: LentKafka, tmp_path: Path
+) -> None:
     settings = settings_of(kafka, tmp_path / "data", worker_port=free_port())
     serving = child_environ(settings, worker_session_timeout_s=6)
     base, log = f"http://127.0.0.1:{settings.worker_port}", tmp_path / "worker.log"
@@ -152,7 +155,7 @@ def test_uploads_that_retention_removed_unread_are_counted_and_an_alarm(kafka: K
     ids=["a stage hangs", "the event loop hangs"],
 )
 def test_a_worker_that_makes_no_progress_ends_itself(
-    kafka: Kafka, tmp_path: Path, file: str, before: str, hang: str
+    kafka: LentKafka, tmp_path: Path, file: str, before: str, hang: str
 ) -> None:
     hung = with_text(copied(tmp_path / "hung"), file, before, hang + before)
     settings = settings_of(kafka, tmp_path / "data", worker_stall_s=5)

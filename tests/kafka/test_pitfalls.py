@@ -20,7 +20,6 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from deploy.servers import Kafka
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.record import Record
 from pipeline.contract.topics import load_topics
@@ -34,6 +33,7 @@ from tests.commands.serving import PIPELINE, ROOT
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import command, environ, records, rows, settled
 from tests.kafka.test_takeover import recreate
+from tests.lender import LentKafka
 from tests.stories import story
 
 pytestmark = pytest.mark.kafka
@@ -43,7 +43,7 @@ END_S = 40.0
 
 
 @pytest.fixture
-def settings(kafka: Kafka, tmp_path: Path) -> Iterator[Settings]:
+def settings(kafka: LentKafka, tmp_path: Path) -> Iterator[Settings]:
     settings = settings_of(kafka, tmp_path / "data")
     with made_topics(settings):
         yield settings

@@ -12,11 +12,11 @@ import httpx
 import psutil
 import pytest
 
-from deploy.servers import Kafka
 from pipeline.settings import Settings
 from pipeline.wire.encode import to_media_collection
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import Ingest
+from tests.lender import LentKafka
 from tests.stories import story
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -26,7 +26,7 @@ UPLOADS = 40
 
 
 @pytest.fixture
-def settings(kafka: Kafka, tmp_path: Path) -> Iterator[Settings]:
+def settings(kafka: LentKafka, tmp_path: Path) -> Iterator[Settings]:
     found = dataclasses.replace(settings_of(kafka, tmp_path / "data"), ingest_processes=PROCESSES)
     with made_topics(found):
         yield found

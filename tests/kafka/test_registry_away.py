@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import pytest
 
-from deploy.servers import Kafka, free_port
+from deploy.servers import free_port
 from pipeline.commands.ingest import RAN_BEFORE
 from pipeline.contract.codec import schema_text
 from pipeline.contract.topics import load_schema, load_topics
@@ -25,6 +25,7 @@ from tests.kafka.home import made_topics, settings_of
 from tests.kafka.mock import MockCluster
 from tests.kafka.running import Ingest, Worker, command, records
 from tests.kafka.test_pitfalls import await_outcomes, put, sessions, upload
+from tests.lender import LentKafka
 from tests.load import Senders
 
 pytestmark = pytest.mark.slow
@@ -85,7 +86,7 @@ def _served(port: int, handler: type[_Answering]) -> Iterator[None]:
 
 @pytest.mark.kafka
 def test_a_worker_that_is_killed_while_the_registry_is_away_comes_back_and_counts_once(
-    kafka: Kafka, tmp_path: Path
+    kafka: LentKafka, tmp_path: Path
 ) -> None:
     port = free_port()
     settings = settings_of(kafka, tmp_path / "data", registry_url=f"http://127.0.0.1:{port}")
@@ -116,7 +117,7 @@ def test_an_ingest_that_never_reached_the_registry_spools_and_frames_later(tmp_p
         )
         (tmp_path / RAN_BEFORE).write_text(f"{cluster.bootstrap} ")
         with Ingest(settings) as ingest:
-            senders = Senders(pause_s=0.02)
+            senders = Senders()
             try:
                 senders.to(ingest)
                 time.sleep(2)

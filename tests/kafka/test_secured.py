@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import pytest
 
-from deploy.servers import Kafka
 from pipeline.device.examples import load_examples
 from tests.conftest import REQUIRED
 from tests.kafka.home import settings_of
@@ -23,8 +22,8 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def secured(kafka: Kafka) -> Iterator[SecuredKafka]:
-    """Yield a broker that demands passwords and certificates (`kafka` only says whether servers can run)."""
+def secured(kafka_can_run: None) -> Iterator[SecuredKafka]:
+    """Yield a broker that demands passwords and certificates."""
     if shutil.which("openssl") is None:
         why = "openssl is not installed, and it makes the certificates"
         (pytest.fail if REQUIRED else pytest.skip)(why)

@@ -14,7 +14,6 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from deploy.servers import Kafka
 from pipeline.contract.codec import Codec
 from pipeline.contract.ports import Fenced, NeverTaken, PositionUnusable
 from pipeline.contract.record import Record, StoredRecord
@@ -30,6 +29,7 @@ from pipeline.wire.encode import to_media_collection
 from pipeline.worker.ownership import Ownership, Stuck
 from tests.fakes import FakeSchemaIds
 from tests.kafka.home import made_topics, settings_of
+from tests.lender import LentKafka
 from tests.stories import story
 
 pytestmark = pytest.mark.kafka
@@ -42,7 +42,7 @@ CODEC = Codec(FakeSchemaIds())
 
 
 @pytest.fixture
-def settings(kafka: Kafka, tmp_path: Path) -> Iterator[Settings]:
+def settings(kafka: LentKafka, tmp_path: Path) -> Iterator[Settings]:
     settings = settings_of(kafka, tmp_path / "a")
     with made_topics(settings):
         yield settings

@@ -8,14 +8,23 @@ from typing import Any, Final
 
 import pytest
 
-from deploy.servers import Kafka, Registry
 from pipeline.contract.topics import load_schema, load_topics
 from pipeline.device.examples import load_examples
 from pipeline.wire.encode import to_media_collection
 from tests.commands import serving
 from tests.homes.test_stories_on_homes import STORIES
 from tests.kafka.home import made_topics, settings_of
-from tests.kafka.running import Ingest, Worker, command, rows, settled
+from tests.kafka.running import (
+    Ingest,
+    Worker,
+    command,
+    printed_ledger,
+    printed_records,
+    records,
+    rows,
+    settled,
+)
+from tests.lender import LentKafka, LentRegistry
 from tests.shared import SHARED
 from tests.stories import story
 
@@ -60,7 +69,7 @@ def _without(value: Any) -> Any:
     return [_without(item) for item in value] if isinstance(value, list) else value
 
 
-def test_both_homes_give_the_same_records(kafka: Kafka, registry: Registry, tmp_path: Path) -> None:
+def test_both_homes_give_the_same_records(kafka: LentKafka, registry: LentRegistry, tmp_path: Path) -> None:
     settings = settings_of(kafka, tmp_path / "kafka", registry_url=registry.url)
     sent = bodies()
     with serving.served(tmp_path / "embedded") as service:
@@ -91,6 +100,8 @@ def test_both_homes_give_the_same_records(kafka: Kafka, registry: Registry, tmp_
                 assert _days(on_kafka) == _days(embedded)
                 continue
             assert normal(on_kafka) == normal(embedded), topic
+        assert printed_ledger(settings) == ledger
+        assert printed_records(settings, "media.sessions") == records(settings, "media.sessions")
         _read_with_the_stock_deserializer(settings_url=registry.url, settings=settings)
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy.servers import Kafka, Registry
 from pipeline.settings import Settings
 from pipeline.wire.encode import to_media_collection
 from tests.commands.serving import ROOT
 from tests.kafka.checkout import copied, with_field, with_text
 from tests.kafka.home import delete_topics, settings_of
 from tests.kafka.running import Ingest, Worker, command, rows, settled
+from tests.lender import LentKafka, LentRegistry
 from tests.stories import story
 
 pytestmark = [pytest.mark.kafka, pytest.mark.registry, pytest.mark.slow]
@@ -43,7 +43,7 @@ def send(settings: Settings, root: Path, name: str) -> None:
 
 
 def test_an_optional_field_is_added_while_both_versions_run(
-    kafka: Kafka, registry: Registry, tmp_path: Path
+    kafka: LentKafka, registry: LentRegistry, tmp_path: Path
 ) -> None:
     later = newer(tmp_path / "newer")
     settings = settings_of(kafka, tmp_path / "data", registry_url=registry.url)
@@ -85,7 +85,9 @@ def campaigns(settings: Settings, root: Path) -> dict[str, tuple[str | None, str
     }
 
 
-def test_a_version_that_breaks_with_a_released_schema_does_not_start(kafka: Kafka, tmp_path: Path) -> None:
+def test_a_version_that_breaks_with_a_released_schema_does_not_start(
+    kafka: LentKafka, tmp_path: Path
+) -> None:
     broken = copied(tmp_path / "broken")
     with_text(
         broken,

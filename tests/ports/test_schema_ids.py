@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +14,13 @@ from urllib.parse import unquote
 
 import pytest
 
-from deploy.servers import Registry, free_port
+from deploy.servers import free_port
 from pipeline.contract.ports import SchemaIds, Unavailable
 from pipeline.kafka.registry import HttpRegistry
 from pipeline.log.registry_file import FileRegistry
 from pipeline.settings import SettingError
 from tests.fakes import FakeSchemaIds
+from tests.lender import LentRegistry
 
 
 @pytest.fixture(params=["fake", "file", pytest.param("http", marks=pytest.mark.registry)])
@@ -77,7 +79,7 @@ def test_a_known_schema_needs_no_writable_place_but_a_new_one_does(tmp_path: Pat
 
 
 @pytest.mark.registry
-def test_an_absent_registry_stops_nothing_that_was_known(registry: Registry, tmp_path: Path) -> None:
+def test_an_absent_registry_stops_nothing_that_was_known(registry: LentRegistry, tmp_path: Path) -> None:
     schema = schema_named("known")
     given = HttpRegistry(registry.url, tmp_path / "cache.json").register("known-value", schema)
     text = (tmp_path / "cache.json").read_text()
@@ -91,13 +93,15 @@ def test_an_absent_registry_stops_nothing_that_was_known(registry: Registry, tmp
 
 
 @pytest.mark.registry
-def test_an_unregistered_schema_names_the_command_that_mends_it(registry: Registry, tmp_path: Path) -> None:
+def test_an_unregistered_schema_names_the_command_that_mends_it(
+    registry: LentRegistry, tmp_path: Path
+) -> None:
     with pytest.raises(SettingError, match="pipeline topics apply"):
         HttpRegistry(registry.url, tmp_path / "cache.json").id_of("never-value", schema_named("never"))
 
 
 @pytest.mark.registry
-def test_an_incompatible_schema_is_refused_with_what_to_do(registry: Registry, tmp_path: Path) -> None:
+def test_an_incompatible_schema_is_refused_with_what_to_do(registry: LentRegistry, tmp_path: Path) -> None:
     client = HttpRegistry(registry.url, tmp_path / "cache.json")
     field = {"name": "a", "type": "string"}
     client.register("grown-value", json.dumps({"type": "record", "name": "grown", "fields": []}))
@@ -174,6 +178,13 @@ def test_an_address_that_cannot_be_used_names_the_setting_and_shows_no_password(
     with pytest.raises(SettingError, match="PIPELINE_REGISTRY_URL") as refused:
         HttpRegistry(url, tmp_path / "cache.json")
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("scheme", ["https", "HTTPS"])
+def test_a_certificate_is_always_asked_for_where_there_is_one(tmp_path: Path, scheme: str) -> None:
+    checked = HttpRegistry(f"{scheme}://registry", tmp_path / "cache.json")._tls
+    assert isinstance(checked, ssl.SSLContext)
+    assert (checked.verify_mode, checked.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
 def test_certificates_that_cannot_be_read_name_the_setting(tmp_path: Path) -> None:
