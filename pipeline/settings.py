@@ -141,7 +141,7 @@ class Settings:
     )
     worker_stall_s: int = _setting(
         120,
-        "A worker with lag whose positions stand still for so long ends itself.",
+        "A worker with a partition that has lag and stands still for so long ends itself.",
         at_least=5,
         at_most=3_600,
     )

@@ -16,7 +16,7 @@ routed to topics. The homes (`pipeline.log`, `pipeline.kafka`) carry the records
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pipeline.contract.codec import Codec
@@ -29,7 +29,7 @@ from pipeline.stages import flood
 from pipeline.stages.datastreams import Directory
 from pipeline.stages.derive import Output, derive
 from pipeline.stages.judge import Judgement, Outcome, judge, keys_of
-from pipeline.stages.outcome import duplicate, refused
+from pipeline.stages.outcome import DEAD_LETTERS, duplicate, refused, without_weight
 from pipeline.stages.prepare import Prepared, Refusal, prepare
 from pipeline.stages.receive import Reception, Request, receive
 from pipeline.stages.sizes import DEFAULT_SIZES, OutputTooLarge, Sizes, require_small
@@ -41,6 +41,7 @@ INDEX: Final = "media.index"
 FRAME_BYTES: Final = 4 * 1024
 """Room for a record's key, headers and framing beside its value."""
 
+_NONE_REFUSED: Final[Mapping[int, int]] = {}
 Known = Callable[[Sequence[bytes]], Mapping[bytes, bytes]]
 
 
@@ -97,7 +98,7 @@ class Topology:
         batch: Sequence[StoredRecord],
         known: Known,
         now_ms: int,
-        never_taken: Collection[int] = (),
+        never_taken: Mapping[int, int] = _NONE_REFUSED,
         headers_of: Callable[[StoredRecord], Headers] = passed_on,
     ) -> Processed:
         """Return what this batch of one partition gives, or its first uploads; pure but for `known`.
@@ -105,7 +106,8 @@ class Topology:
         All records together are within the limit of one commit, which may take the first uploads only.
 
         `headers_of` says what the records made of an upload carry: its trace context.
-        The uploads at the offsets `never_taken` gave records that the log refuses: each is a dead letter.
+        The uploads at the offsets `never_taken` gave records that the log refuses: each is a dead letter, of
+        so many bytes at most.
         Raises `Flooded` when too many became dead letters by our own doing.
         """
         prepared = [prepare(stored, self._codec, self._directory) for stored in batch]
@@ -123,8 +125,12 @@ class Topology:
         dead_letters: list[DeadLetter] = []
         lateness_ms: list[int] = []
         taken = size_bytes = 0
+        largest = self._largest[DEAD_LETTERS]
         for step in prepared:
-            outcome, outputs, made, end = self._carried(step, entries, now_ms, headers_of(step.stored))
+            most = never_taken.get(step.stored.offset, largest)
+            outcome, outputs, made, end = self._carried(
+                step, entries, now_ms, headers_of(step.stored), min(most, largest)
+            )
             more_bytes = sum([len(record.value or b"") for record in made])
             if taken and size_bytes + more_bytes > self._most_bytes:
                 break
@@ -148,7 +154,7 @@ class Topology:
         )
 
     def _carried(
-        self, step: Prepared, entries: dict[bytes, IndexEntry], now_ms: int, headers: Headers
+        self, step: Prepared, entries: dict[bytes, IndexEntry], now_ms: int, headers: Headers, most_bytes: int
     ) -> tuple[Outcome, Sequence[Output], list[Record], Prepared]:
         """Return the outcome, what was made of it and the step as it ended; remembers it in `entries`."""
         judgement = judge(step, entries)
@@ -157,12 +163,12 @@ class Topology:
         stored = step.stored
         try:
             outputs = self._outputs(step, judgement, now_ms)
-            records = self._records(outputs, stored, headers)
+            records = self._records(outputs, stored, headers, most_bytes)
         except Exception as error:  # noqa: BLE001 - a stage that fails on one upload is that upload's dead letter
             step = step._replace(identified=None, refusal=_refusal_of(error))
             judgement = Judgement(Outcome.REJECTED)
             outputs = refused(step, now_ms)
-            records = [self._record(output, stored.timestamp_ms, headers, stored) for output in outputs]
+            records = self._records(outputs, stored, headers, most_bytes)
         entries.update({o.key: o.value for o in outputs if isinstance(o.value, IndexEntry)})
         return judgement.outcome, outputs, records, step
 
@@ -175,13 +181,24 @@ class Topology:
             return duplicate(step, judgement, now_ms)
         return refused(step, now_ms)
 
-    def _records(self, outputs: Sequence[Output], stored: StoredRecord, headers: Headers) -> list[Record]:
-        """Return the records, or raise `OutputTooLarge` as soon as they are more than may be written."""
+    def _records(
+        self, outputs: Sequence[Output], stored: StoredRecord, headers: Headers, most_bytes: int
+    ) -> list[Record]:
+        """Return the records, or raise `OutputTooLarge` as soon as they are more than may be written.
+
+        A dead letter is cut to `most_bytes` instead.
+        """
         records = []
         room = self._most_bytes
         for output in outputs:
             record = self._record(output, stored.timestamp_ms, headers, stored)
             size = len(record.value or b"")
+            if isinstance(output.value, DeadLetter):
+                if size > most_bytes:
+                    cut = output._replace(value=self._cut(output.value, most_bytes))
+                    record = self._record(cut, stored.timestamp_ms, headers, stored)
+                records.append(record)
+                continue
             room -= size
             if size > self._largest[output.topic]:
                 raise OutputTooLarge(f"a record of {output.topic} would have {size} bytes")
@@ -189,6 +206,12 @@ class Topology:
                 raise OutputTooLarge(f"all records would have more than {self._most_bytes} bytes")
             records.append(record)
         return records
+
+    def _cut(self, letter: DeadLetter, most_bytes: int) -> DeadLetter:
+        """Return the letter in at most so many bytes: what is heavy beside the body goes first."""
+        letter = without_weight(letter)
+        excess = len(self._codec.encode(DEAD_LETTERS, letter)) - most_bytes
+        return letter._replace(body=letter.body[: max(0, len(letter.body) - max(0, excess))])
 
     def _record(
         self, output: Output, timestamp_ms: int, headers: Headers, source: StoredRecord | None
@@ -204,6 +227,8 @@ class Topology:
 
 
 def _too_large(step: Prepared) -> Prepared:
+    if step.refusal is not None:  # its dead letter it was that Kafka refused
+        return step
     error = OutputTooLarge("a record of this upload is larger than Kafka takes")
     return step._replace(identified=None, refusal=_refusal_of(error))
 

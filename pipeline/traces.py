@@ -21,6 +21,8 @@ from pipeline.settings import SettingError, Settings
 Headers = tuple[tuple[str, bytes], ...]
 
 NAMES: Final = ("traceparent", "tracestate")
+LONGEST_BYTES: Final = 1024
+"""A longer header is no trace context (W3C: 55 and 512 bytes)."""
 PATH: Final = "/v1/traces"
 FLUSH_S: Final = 5.0
 """How long a process that ends waits for its last spans to be taken."""
@@ -48,7 +50,9 @@ class Stored(Protocol):
 
 def passed_on(stored: Stored) -> Headers:
     """Return the trace context of a record, for the records that are made of it."""
-    return tuple(header for header in stored.headers if header[0] in NAMES) if stored.headers else ()
+    if not stored.headers:
+        return ()
+    return tuple(h for h in stored.headers if h[0] in NAMES and len(h[1]) <= LONGEST_BYTES)
 
 
 class RequestSpan:

@@ -58,7 +58,9 @@ def worker(settings: Settings) -> int:
     app = make_app(settings, topology, lanes, meters, progress, traces=traces)
     if settings.worker_port:
         start_endpoint(settings, meters, progress, time.monotonic)
-    watch(progress, time.monotonic, lambda: app.end(Ending.STUCK, "stuck", progress.waiting()))
+    watch(
+        progress, time.monotonic, lambda: app.end(Ending.STUCK, "stuck", progress.standing(time.monotonic()))
+    )
     _log.info("working", kafka=settings.kafka_bootstrap, group=settings.worker_group)
     tune_gc()
     # mode takes away what the root logger has and asks the app for its own.

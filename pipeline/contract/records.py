@@ -599,10 +599,10 @@ class SessionEvents(NamedTuple):
 
 
 class IndexEntry(NamedTuple):
-    """What makes a session, an upload or a read position known. Topic media.index, key: session:<id>, upload:<id>, position:<topic>:<partition>, window:<topic>:<partition> or migration:<prefix>:<partition>; same partition number as the upload."""
+    """What makes a session, an upload or a read position known. Topic media.index, key: session:<id>, upload:<id>, position:<topic>:<partition>, window:<topic>:<partition>, owner:<topic>:<partition>, rebuilt:<topic>:<partition> or migration:<prefix>:<partition>; same partition number as the upload."""
 
     kind: str
-    """session, upload, position, window, or migration (how far `topics migrate` has come)."""
+    """session, upload, position, window (dead letters of late), owner (a worker took the partition over), rebuilt (`index rebuild` made it again) or migration (how far `topics migrate` has come)."""
     recorded_at_ms: int
     """When the worker wrote the entry, ms since 1970 UTC."""
     visitor_key: str | None = None
@@ -2461,7 +2461,7 @@ class DeadLetter(NamedTuple):
     content_encoding: str | None = None
     """Content-Encoding as sent."""
     truncated: bool = False
-    """`body` holds only what arrived up to the limit."""
+    """`body` is not whole: it holds what arrived up to the limit, or what the topic takes."""
     body: bytes = b""
     """The original bytes; the whole value of the record where it was undecodable."""
 

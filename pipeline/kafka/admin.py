@@ -184,13 +184,15 @@ def config_of(settings: Settings, topic: str) -> dict[str, str]:
 
 def members(settings: Settings) -> tuple[str, ...]:
     """Return the workers of the group as `client@host`, or raise `SettingError`."""
-    group, admin = settings.worker_group, _admin(settings)  # the answer never comes to a client that is gone
+    heard, group = Heard(), settings.worker_group
+    admin = _admin(settings, heard)  # the answer never comes to a client that is gone
     try:
         described = admin.describe_consumer_groups([group])[group].result(REACH_DEADLINE_S)
     except (KafkaException, TimeoutError) as error:
         if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return ()
-        raise unreachable(settings, error) from None
+        admin.poll(0)
+        raise unreachable(settings, error, heard) from None
     return tuple(f"{member.client_id}@{member.host}" for member in described.members)
 
 

@@ -102,10 +102,11 @@ def unreachable(settings: Settings, error: object, heard: Heard | None = None) -
                 f"{names}: no connection to {settings.kafka_bootstrap}: {said[code]}. {question}"
             )
     causes = [text for code, text in said.items() if code not in _PASSING]
+    cause = causes[-1] if causes else str(error) or "no answer"
     demands = " Does it demand a certificate of ours, PIPELINE_KAFKA_CERT_FILE?"
     return SettingError(
         f"PIPELINE_KAFKA_BOOTSTRAP: can't reach Kafka at {settings.kafka_bootstrap}: "
-        f"{causes[-1] if causes else error}. Is the broker running, and are the address and "
+        f"{cause}. Is the broker running, and are the address and "
         "PIPELINE_KAFKA_SECURITY_PROTOCOL right?"
         + (demands if settings.kafka_security_protocol == "SSL" and not settings.kafka_cert_file else "")
     )

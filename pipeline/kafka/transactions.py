@@ -46,6 +46,7 @@ class Transactions:
                     "enable.idempotence": True,
                     "acks": "all",
                     "linger.ms": 1,
+                    "compression.type": "lz4",
                     "retry.backoff.ms": 10,
                     "message.max.bytes": largest_record_bytes(settings),
                     "queue.buffering.max.kbytes": 1024 * 1024,

@@ -10,6 +10,11 @@ from pipeline.stages.judge import Judgement, upload_key
 from pipeline.stages.prepare import Prepared
 
 DEAD_LETTERS: Final = "media.uploads.dlq"
+MOST_KEY_BYTES: Final = 4 * 1024
+MOST_HEADER_BYTES: Final = 16 * 1024
+MOST_PROBLEMS: Final = 100
+MOST_TEXT: Final = 500
+"""How much is kept of what comes with a body, where a dead letter has to be cut."""
 
 
 def duplicate(step: Prepared, judgement: Judgement, now_ms: int) -> tuple[Output, ...]:
@@ -50,6 +55,26 @@ def refused(step: Prepared, now_ms: int) -> tuple[Output, ...]:
     return (Output(DEAD_LETTERS, step.upload_id.encode(), letter), *ended)
 
 
+def without_weight(letter: r.DeadLetter) -> r.DeadLetter:
+    """Return the letter with so much of its key, headers and problems that its body has nearly all room."""
+    headers, room = [], MOST_HEADER_BYTES
+    for header in letter.headers:
+        size = len(header.name) + len(header.value)
+        if size <= room:
+            headers.append(header)
+            room -= size
+    return letter._replace(
+        source_key=letter.source_key[:MOST_KEY_BYTES],
+        headers=tuple(headers),
+        problems=tuple(
+            one._replace(pointer=one.pointer[:MOST_TEXT], message=one.message[:MOST_TEXT])
+            for one in letter.problems[:MOST_PROBLEMS]
+        ),
+        fault=letter.fault and letter.fault[:MOST_TEXT],
+        truncated=True,
+    )
+
+
 def _ended(
     step: Prepared, outcome: str, reason: str | None, first_upload_id: str | None, now_ms: int
 ) -> tuple[Output, ...]:
@@ -77,7 +102,7 @@ def _ended(
     entry = r.IndexEntry(
         kind="upload",
         # Bytes that are no text come from no device of ours: their upload ids never come again.
-        visitor_key=stored.key.decode("utf-8", "backslashreplace"),
+        visitor_key=stored.key[:MOST_KEY_BYTES].decode("utf-8", "backslashreplace"),
         upload_id=step.upload_id,
         replay_id=upload.replay_id if upload else None,
         source_topic=stored.topic,

@@ -8,9 +8,10 @@ again, takes its partitions over and reads what was not committed again.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
@@ -34,6 +35,9 @@ COMMIT_DEADLINE_S: Final = 60.0
 LINGER_S: Final = 0.08
 """How long an upload waits for others of its transaction (at 500 a second over 24 partitions, for two)."""
 FIRST_STEP: Final = 20
+BARE_BYTES: Final = 16 * 1024
+"""What is left of a dead letter that Kafka refused, whatever its topic should take."""
+NONE_REFUSED: Final[Mapping[int, int]] = {}
 STEP_S: Final = 2.0
 """About how long the stages may work before a commit: a slow stage makes small transactions, not a stop."""
 
@@ -204,7 +208,7 @@ class Carrier:
         return max(1, min(self._most_records, int(STEP_S / self._record_s)))
 
     async def _carry_part(
-        self, partition: int, part: Sequence[StoredRecord], never_taken: Collection[int] = ()
+        self, partition: int, part: Sequence[StoredRecord], never_taken: Mapping[int, int] = NONE_REFUSED
     ) -> int:
         """Commit the part, or its first uploads where it gives too much; return how many."""
         loop = asyncio.get_running_loop()
@@ -229,10 +233,17 @@ class Carrier:
         return processed.taken
 
     async def _apart(
-        self, partition: int, part: Sequence[StoredRecord], never_taken: Collection[int], refused: NeverTaken
+        self,
+        partition: int,
+        part: Sequence[StoredRecord],
+        never_taken: Mapping[int, int],
+        refused: NeverTaken,
     ) -> None:
-        """Carry the halves of a part that Kafka refused; the one upload that it is becomes a dead letter."""
-        if never_taken:
+        """Carry the halves of a part that Kafka refused; the one upload that it is becomes a dead letter.
+
+        Of a dead letter that is refused too hardly more than its reason is kept.
+        """
+        if BARE_BYTES in never_taken.values():
             raise refused
         _log.error(
             "records_refused",
@@ -243,7 +254,8 @@ class Carrier:
             error=str(refused),
         )
         if len(part) == 1:
-            await self._carry_part(partition, part, never_taken={part[0].offset})
+            most_bytes = BARE_BYTES if never_taken else sys.maxsize
+            await self._carry_part(partition, part, {part[0].offset: most_bytes})
             return
         middle = len(part) // 2
         for rest in (part[:middle], part[middle:]):
@@ -254,7 +266,7 @@ class Carrier:
         self,
         partition: int,
         records: Sequence[StoredRecord],
-        never_taken: Collection[int],
+        never_taken: Mapping[int, int],
         spans: BatchSpan,
     ) -> Processed:
         self._room.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,12 @@ def test_what_lies_on_the_partition_of_its_upload_finds_that_partition() -> None
 
 def test_every_topic_takes_a_record_as_large_as_the_body_limit_allows() -> None:
     assert TOPICS["media.uploads"].max_record_bytes(4_194_304) > 4_194_304
+
+
+def test_every_kind_of_index_entry_that_is_written_is_in_the_contract() -> None:
+    sources = [path.read_text() for path in (SCHEMAS_DIR.parent / "pipeline").rglob("*.py")]
+    kinds = {kind for text in sources for kind in re.findall(r"IndexEntry\(\s*kind=\"(\w+)\"", text)}
+    assert kinds >= {"session", "upload", "position", "window", "owner", "rebuilt", "migration"}
+    schema = load_schema("media.index")
+    said = next(field["doc"] for field in schema["fields"] if field["name"] == "kind")
+    assert [kind for kind in sorted(kinds) if kind not in said or f"{kind}:" not in schema["doc"]] == []

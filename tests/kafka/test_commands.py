@@ -10,9 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka import Producer
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ConfigSource,
+    ResourceType,
+)
 
 from deploy.servers import free_port
+from pipeline.commands.home import kafka_codec
+from pipeline.contract.records import IndexEntry, Outcome
 from pipeline.contract.topics import Topic, load_topics
 from pipeline.kafka import admin
 from pipeline.kafka.clients import client_config
@@ -31,6 +41,7 @@ COMMANDS = (
     ("topics", "apply"),
     ("topics", "diff"),
 )
+MENDING = (("index", "adopt"), ("index", "rebuild"), ("topics", "migrate", "--to-prefix", "v2."))
 
 
 def refused(settings: Settings, *arguments: str) -> str:
@@ -45,10 +56,13 @@ def refused(settings: Settings, *arguments: str) -> str:
 def test_an_unreachable_broker_is_one_line_that_names_the_setting(tmp_path: Path) -> None:
     settings = load({}, kafka_bootstrap=f"127.0.0.1:{free_port()}", data_dir=tmp_path)
     nowhere = [dataclasses.replace(settings, kafka_bootstrap=each) for each in ("nowhere.invalid:1", "::::")]
-    cases = [(settings, *arguments) for arguments in COMMANDS] + [(each, "ledger") for each in nowhere]
+    cases = [(settings, *arguments) for arguments in COMMANDS + MENDING] + [
+        (each, "ledger") for each in nowhere
+    ]
     with ThreadPoolExecutor(len(cases)) as pool:  # each waits for some seconds whether a broker comes
         for said in pool.map(lambda case: refused(*case), cases):
             assert "PIPELINE_KAFKA_BOOTSTRAP: can't reach" in said
+            assert ": . Is the broker" not in said, "a line without a cause"
 
 
 @pytest.mark.parametrize("name", ["ingest", "worker", "topics"])
@@ -71,6 +85,68 @@ def test_an_absent_registry_is_one_line_that_names_the_setting(kafka: LentKafka,
     with made_topics(settings):
         for arguments in COMMANDS[:2] + COMMANDS[4:]:
             assert "PIPELINE_REGISTRY_URL: can't reach" in refused(settings, *arguments)
+
+
+@pytest.mark.kafka
+def test_records_and_ledger_of_schemas_that_an_absent_registry_has_are_one_line_too(
+    kafka: LentKafka, tmp_path: Path
+) -> None:
+    settings = settings_of(kafka, tmp_path / "here")
+    elsewhere = dataclasses.replace(
+        settings, registry_url=f"http://127.0.0.1:{free_port()}", data_dir=tmp_path / "elsewhere"
+    )
+    with made_topics(settings, {name: t._replace(partitions=1) for name, t in load_topics().items()}):
+        codec = kafka_codec(settings)
+        entry = IndexEntry(kind="position", recorded_at_ms=0)
+        outcome = Outcome(
+            upload_id="u",
+            request_id="r",
+            datastream_id="default",
+            form="media_collection",
+            outcome="duplicate",
+            received_at_ms=1,
+            processed_at_ms=1,
+            body_bytes=1,
+            event_count=0,
+            analytics_calls=0,
+            reporting_rows=0,
+            source_topic="media.uploads",
+            source_partition=0,
+            source_offset=0,
+        )
+        producer = Producer({"bootstrap.servers": kafka.bootstrap})
+        for topic, record in (("media.index", entry), ("media.outcomes", outcome)):
+            producer.produce(settings.kafka_topic_prefix + topic, codec.encode(topic, record), b"k", 0)
+        assert producer.flush(30) == 0
+        assert rows(settings, "media.outcomes") != []
+        for arguments in (("records", "media.outcomes"), ("ledger",)):
+            assert "PIPELINE_REGISTRY_URL: can't reach" in refused(elsewhere, *arguments)
+
+
+@pytest.mark.kafka
+def test_topics_are_made_as_they_are_declared_and_as_the_body_limit_wants_them(
+    kafka: LentKafka, tmp_path: Path
+) -> None:
+    body_bytes, room = 1_000_000, 64 * 1024
+    settings = settings_of(kafka, tmp_path, ingest_body_limit_bytes=body_bytes)
+    with made_topics(settings):
+        client = AdminClient({"bootstrap.servers": kafka.bootstrap})
+        held = client.list_topics(timeout=20).topics
+        for name, topic in load_topics().items():
+            full_name = settings.kafka_topic_prefix + name
+            assert len(held[full_name].partitions) == topic.partitions == 24
+            resource = ConfigResource(ResourceType.TOPIC, full_name)
+            options = client.describe_configs([resource])[resource].result(20)
+            assert set(options["cleanup.policy"].value.split(",")) == topic.cleanup, name
+            wanted = body_bytes * (1 if name in {"media.uploads", "media.uploads.dlq"} else 2) + room
+            assert options["max.message.bytes"].value == str(wanted), name
+            # Said for the topic itself: a broker's own default must not decide what an acknowledgement means.
+            in_sync = options["min.insync.replicas"]
+            assert (in_sync.value, in_sync.source) == ("1", ConfigSource.DYNAMIC_TOPIC_CONFIG.value), name
+        larger = dataclasses.replace(settings, ingest_body_limit_bytes=2 * body_bytes)
+        assert {found.what for found in admin.diff(larger, load_topics())} == {"max.message.bytes"}
+        admin.apply(larger, load_topics())
+        assert admin.diff(larger, load_topics()) == ()
 
 
 @pytest.mark.kafka

@@ -40,6 +40,7 @@ def a_second_worker_joins_and_leaves(worker: Worker, settings: Settings, path: P
     with Worker(settings, path / "second.log") as second:
         second.await_assignment()
         time.sleep(1)
+        assert second.stop() == 0
     worker.await_assignment(times=3)
 
 

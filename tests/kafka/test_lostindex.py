@@ -10,7 +10,6 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from deploy.servers import Kafka
 from pipeline.contract.codec import Codec
 from pipeline.contract.ports import PositionUnusable
 from pipeline.contract.record import StoredRecord
@@ -27,6 +26,7 @@ from pipeline.topology import Topology
 from pipeline.wire.encode import to_media_collection
 from tests.fakes import FakeSchemaIds
 from tests.kafka.home import made_topics, settings_of
+from tests.lender import LentKafka
 from tests.stories import BASE_MS, story
 
 pytestmark = pytest.mark.kafka
@@ -38,7 +38,7 @@ NOW_MS = BASE_MS + 60_000
 
 
 @pytest.fixture
-def settings(kafka: Kafka, tmp_path: Path) -> Iterator[Settings]:
+def settings(kafka: LentKafka, tmp_path: Path) -> Iterator[Settings]:
     settings = settings_of(kafka, tmp_path / "a")
     with made_topics(settings, TOPICS):
         yield settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -9,9 +10,13 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from deploy.servers import free_port
+from deploy.services import PIPELINE, Supervised
 from pipeline.settings import child_environ
 from pipeline.wire.encode import to_media_collection
 from tests.collector import collecting
@@ -19,6 +24,7 @@ from tests.kafka import running
 from tests.kafka.checkout import copied, with_text
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import Ingest, Worker, records, settled
+from tests.kafka.test_pitfalls import put, upload
 from tests.lender import LentKafka
 from tests.stories import story
 
@@ -29,6 +35,7 @@ HEADERS = {
     "content-type": "application/json",
     "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01",
 }
+ACCEPTED_ONE = r'pipeline_outcomes_total\{outcome="accepted"\} 1\.0'
 BODY = to_media_collection(story("0 start, 0 play, 10 end"))
 
 
@@ -55,7 +62,10 @@ def test_one_trace_goes_through_ingest_kafka_and_worker_and_the_worker_tells_wha
             assert {s.service for s in spans if s.trace_id == TRACE} == {"pipeline-ingest", "pipeline-worker"}
             requests = {s.span_id for s in spans if s.name.startswith("POST")}
             assert {s.parent_id for s in spans if s.name == "carry upload"} == requests
+            again = upload(settings, "again")
+            put(settings, [again, again])
             see_the_worker(f"http://127.0.0.1:{settings.worker_port}")
+            assert listening(worker.process_id) == {settings.worker_port}, "Faust's web server is open"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     letter = next(line for line in lines if line["event"] == "dead_letter")
     assert (letter["topic"], letter["reason"]) == ("media.uploads", "invalid")
@@ -64,27 +74,72 @@ def test_one_trace_goes_through_ingest_kafka_and_worker_and_the_worker_tells_wha
     assert (taken["logger"], len(taken["partitions"])) == ("pipeline.worker", 24)
 
 
+def listening(process_id: int) -> set[int]:
+    """Return the ports that a process listens on."""
+    connections = psutil.Process(process_id).net_connections("inet")
+    return {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
+
+
 def see_the_worker(base: str) -> None:
-    """Look at health and metrics of a worker that has carried three uploads."""
+    """Look at health and metrics of a worker that has carried four uploads, one of them twice."""
     with httpx.Client(base_url=base, trust_env=False) as client:
         assert client.get("/health/live").status_code == 200
         assert client.get("/health/ready").status_code == 200
-        end = time.monotonic() + 10
-        while "pipeline_lag_records 0.0" not in (text := client.get("/metrics").text):
-            assert time.monotonic() < end, "the lag does not go"
-            time.sleep(0.2)
+    text = await_metrics(base, r"pipeline_redelivered_total 1\.0", r"pipeline_lag_records 0\.0")
     assert len(re.findall(r"^pipeline_partition_lag_records\{.*\} 0\.0$", text, re.MULTILINE)) == 24
     for line in (
-        "pipeline_records_read_total 3.0",
-        'pipeline_records_written_total{topic="media.sessions"} 1.0',
+        "pipeline_records_read_total 5.0",
+        'pipeline_records_written_total{topic="media.sessions"} 2.0',
         'pipeline_outcomes_total{outcome="duplicate"} 1.0',
         'pipeline_outcomes_total{outcome="rejected"} 1.0',
         'pipeline_dead_letters_total{reason="invalid"} 1.0',
-        "pipeline_lateness_seconds_count 1.0",
+        "pipeline_lateness_seconds_count 2.0",
+        "pipeline_lost_offsets_total 0.0",
     ):
         assert line in text, line
     assert re.search(r"^pipeline_transaction_seconds_count [1-9]", text, re.MULTILINE)
     assert re.search(r"^pipeline_batch_seconds_count [1-9]", text, re.MULTILINE)
+    entries = re.findall(r"^pipeline_index_entries\{partition=\"\d+\"\} (\S+)$", text, re.MULTILINE)
+    assert len(entries) == 24
+    assert sum(map(float, entries)) >= 4, "two sessions, a duplicate and a rejected upload"
+
+
+def await_metrics(base: str, *lines: str) -> str:
+    """Return the metrics once all of these lines, as patterns, are among them."""
+    end, text = time.monotonic() + 40, ""
+    while time.monotonic() < end:
+        with contextlib.suppress(httpx.TransportError):  # it starts
+            text = httpx.get(f"{base}/metrics", trust_env=False).text
+            if all(re.search(f"^{line}$", text, re.MULTILINE) for line in lines):
+                return text
+        time.sleep(0.2)
+    raise AssertionError(f"{lines} are not in\n{text}")
+
+
+def test_uploads_that_retention_removed_unread_are_counted_and_an_alarm(
+    kafka: LentKafka, tmp_path: Path
+) -> None:
+    settings = settings_of(kafka, tmp_path / "data", worker_port=free_port())
+    serving = child_environ(settings, worker_session_timeout_s=6)
+    base, log = f"http://127.0.0.1:{settings.worker_port}", tmp_path / "worker.log"
+    with made_topics(settings):
+        put(settings, [upload(settings, 0)])
+        with Supervised([PIPELINE, "worker"], serving, log) as worker:
+            await_metrics(base, ACCEPTED_ONE)
+            assert worker.stop() == 0
+        late = [upload(settings, number) for number in (1, 2, 3)]
+        put(settings, late)
+        client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+        place = TopicPartition(settings.kafka_topic_prefix + "media.uploads", late[0][0].partition, 3)
+        client.delete_records([place])[place].result(20)
+        with Supervised([PIPELINE, "worker"], serving, log):
+            await_metrics(
+                base, r"pipeline_lost_offsets_total 2\.0", ACCEPTED_ONE, r"pipeline_index_bytes [1-9].*"
+            )
+    lost = [json.loads(line) for line in log.read_text().splitlines() if '"offsets_lost"' in line]
+    assert [(one["level"], one["topic"], one["partition"], one["offsets"]) for one in lost] == [
+        ("error", "media.uploads", place.partition, 2)
+    ]
 
 
 @pytest.mark.parametrize(

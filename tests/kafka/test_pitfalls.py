@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def test_each_bad_upload_is_one_dead_letter_and_all_others_count(settings: Setti
     place = good[0][0]
     poison = place._replace(value=b"\x00poison\xff", key=b"\xffkey", headers=(("h", b"\xfe"),))
     boom = upload(settings, "boom")
-    large = upload(settings, "large", **{f"k{n}": "x" * 1_000 for n in range(40)})
+    large = upload(settings, "large", **{f"k{n}": random.Random(n).randbytes(500).hex() for n in range(80)})
     put(
         settings,
         [
@@ -184,7 +185,7 @@ def test_each_bad_upload_is_one_dead_letter_and_all_others_count(settings: Setti
         1,
     )
     assert "a bug that one upload meets" in letters["internal_error"]["fault"]
-    assert "k39" in letters["record_too_large"]["body"]
+    assert "k79" in letters["record_too_large"]["body"]
 
 
 def test_a_fault_of_ours_ends_the_worker_and_the_next_one_reads_the_batch_again(settings: Settings) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -16,8 +21,11 @@ from pipeline.contract.codec import schema_text
 from pipeline.contract.topics import load_schema, load_topics
 from pipeline.settings import load
 from pipeline.topology import UPLOADS
+from tests.kafka.home import made_topics, settings_of
 from tests.kafka.mock import MockCluster
-from tests.kafka.running import Ingest, records
+from tests.kafka.running import Ingest, Worker, command, records
+from tests.kafka.test_pitfalls import await_outcomes, put, sessions, upload
+from tests.lender import LentKafka
 from tests.load import Senders
 
 pytestmark = pytest.mark.slow
@@ -25,15 +33,8 @@ pytestmark = pytest.mark.slow
 SCHEMA_ID = 77
 
 
-class _Registry(BaseHTTPRequestHandler):
-    """Knows one schema."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self._answer({"id": SCHEMA_ID})
-
-    def do_GET(self) -> None:
-        self._answer({"schema": schema_text(load_schema(UPLOADS))})
+class _Answering(BaseHTTPRequestHandler):
+    """Answers with JSON."""
 
     def log_message(self, *_arguments: object) -> None:
         pass
@@ -44,6 +45,68 @@ class _Registry(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+class _Registry(_Answering):
+    """Knows one schema."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self._answer({"id": SCHEMA_ID})
+
+    def do_GET(self) -> None:
+        self._answer({"schema": schema_text(load_schema(UPLOADS))})
+
+
+class _AllKnown(_Answering):
+    """Registers what it is asked for."""
+
+    known: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        schema = json.loads(self.rfile.read(int(self.headers["content-length"])))["schema"]
+        if schema not in self.known:
+            self.known.append(schema)
+        self._answer({"id": self.known.index(schema) + 1})
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self._answer({"compatibility": "FULL_TRANSITIVE"})
+
+
+@contextmanager
+def _served(port: int, handler: type[_Answering]) -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as registry:
+        threading.Thread(target=registry.serve_forever).start()
+        try:
+            yield
+        finally:
+            registry.shutdown()
+
+
+@pytest.mark.kafka
+def test_a_worker_that_is_killed_while_the_registry_is_away_comes_back_and_counts_once(
+    kafka: LentKafka, tmp_path: Path
+) -> None:
+    port = free_port()
+    settings = settings_of(kafka, tmp_path / "data", registry_url=f"http://127.0.0.1:{port}")
+    with made_topics(settings), ExitStack() as running:
+        with _served(port, _AllKnown):
+            assert command(settings, "topics", "apply").returncode == 0
+            worker = running.enter_context(Worker(settings, tmp_path / "worker.log"))
+            worker.await_assignment()
+        put(settings, [upload(settings, number) for number in range(3)])
+        await_outcomes(settings, 3)
+        worker.signal(signal.SIGKILL)
+        again = [upload(settings, number) for number in range(3)]
+        put(settings, [*again, *(upload(settings, number) for number in range(3, 6))])
+        worker.await_assignment(times=2)
+        assert Counter(str(one["outcome"]) for one in await_outcomes(settings, 9)) == {
+            "accepted": 6,
+            "duplicate": 3,
+        }
+        assert sessions(settings) == {f"film-{number}": 1 for number in range(6)}
+        assert worker.codes == [-signal.SIGKILL]
 
 
 def test_an_ingest_that_never_reached_the_registry_spools_and_frames_later(tmp_path: Path) -> None:
@@ -60,20 +123,16 @@ def test_an_ingest_that_never_reached_the_registry_spools_and_frames_later(tmp_p
                 time.sleep(2)
                 assert ingest.metric("pipeline_spooled_total") > 0
                 assert ingest.metric("pipeline_forwarded_total") == 0
-                with ThreadingHTTPServer(("127.0.0.1", port), _Registry) as registry:
-                    threading.Thread(target=registry.serve_forever).start()
-                    try:
-                        ingest.await_forwarded()
-                        end = time.monotonic() + 20
-                        spooled = -1.0
-                        while spooled != (spooled := ingest.metric("pipeline_spooled_total")):
-                            assert time.monotonic() < end, "new uploads do not go to Kafka"
-                            time.sleep(1)
-                        senders.stop()
-                        ingest.await_forwarded()
-                        stored = records(settings, UPLOADS)
-                    finally:
-                        registry.shutdown()
+                with _served(port, _Registry):
+                    ingest.await_forwarded()
+                    end = time.monotonic() + 20
+                    spooled = -1.0
+                    while spooled != (spooled := ingest.metric("pipeline_spooled_total")):
+                        assert time.monotonic() < end, "new uploads do not go to Kafka"
+                        time.sleep(1)
+                    senders.stop()
+                    ingest.await_forwarded()
+                    stored = records(settings, UPLOADS)
             finally:
                 senders.stop()
             assert set(senders.statuses) == {201}

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from pipeline.device.examples import load_examples
+from tests.conftest import REQUIRED
 from tests.kafka.home import settings_of
 from tests.kafka.running import Ingest, Worker, command, rows, settled
 from tests.kafka.secured import SecuredKafka
@@ -24,7 +25,8 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 def secured(kafka_can_run: None) -> Iterator[SecuredKafka]:
     """Yield a broker that demands passwords and certificates."""
     if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed, and it makes the certificates")
+        why = "openssl is not installed, and it makes the certificates"
+        (pytest.fail if REQUIRED else pytest.skip)(why)
     with SecuredKafka() as server:
         yield server
 

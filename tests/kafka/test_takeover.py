@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,21 @@ from confluent_kafka.admin import AdminClient
 
 from pipeline.contract.codec import Codec
 from pipeline.contract.ports import Fenced, NeverTaken, PositionUnusable
-from pipeline.contract.record import Record
+from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.topics import load_topics
 from pipeline.kafka import admin, mend, takeover
 from pipeline.kafka import lanes as lanes_module
 from pipeline.kafka.lanes import Lanes
 from pipeline.settings import Settings
+from pipeline.stages.datastreams import OPEN_DIRECTORY
+from pipeline.stages.receive import DOWNLOADED, Request
+from pipeline.topology import Topology
+from pipeline.wire.encode import to_media_collection
 from pipeline.worker.ownership import Ownership, Stuck
 from tests.fakes import FakeSchemaIds
 from tests.kafka.home import made_topics, settings_of
 from tests.lender import LentKafka
+from tests.stories import story
 
 pytestmark = pytest.mark.kafka
 
@@ -111,6 +117,40 @@ def test_a_partition_that_moves_there_and_back_is_known_at_every_step(
         if step:
             with pytest.raises(Fenced):
                 other.commit(3, [entry("session:zombie")], 99)
+    a.close()
+    b.close()
+
+
+def test_re_uploads_are_duplicates_at_every_step_of_a_partition_that_moves_there_and_back(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """A, B and A again carry a new session each, and what was sent before once more."""
+    topology = Topology(CODEC, load_topics(), OPEN_DIRECTORY)
+
+    def upload(film: int, upload_id: str) -> StoredRecord:
+        body = to_media_collection(story("0 start, 0 play, 10 complete", name=f"film-{film}"))
+        reception = topology.receive(Request(DOWNLOADED, body, NOW_MS, "request"), lambda: upload_id)
+        (r,) = topology.upload_records(reception)
+        return StoredRecord(r.topic, r.partition, 0, r.key, r.value, r.timestamp_ms)
+
+    a, b = lanes_of(settings), lanes_of(settings, tmp_path / "b")
+    partition = upload(0, "any").partition
+    for step, owner in enumerate((a, b, a, b)):
+        assert owner.take_over(partition) == step
+        sent = [
+            upload(step, f"first of {step}"),
+            *(upload(film, f"of {film} again at {step}") for film in range(step)),
+            *(upload(film, f"first of {film}") for film in range(step)),
+        ]
+        processed = topology.process(sent, partial(owner.known, partition), NOW_MS)
+        owner.commit(partition, processed.records, step + 1)
+        expected: dict[tuple[str, ...], int] = {("pipeline_outcomes_total", "accepted"): 1}
+        if step:
+            expected |= {
+                ("pipeline_outcomes_total", "duplicate"): step,
+                ("pipeline_redelivered_total",): step,
+            }
+        assert processed.counts == expected
     a.close()
     b.close()
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from pipeline.contract.topics import load_topics
+from pipeline.contract.topics import load_schema, load_topics
 from pipeline.device.examples import load_examples
 from pipeline.wire.encode import to_media_collection
 from tests.commands import serving
@@ -124,12 +124,15 @@ def _read_with_the_stock_deserializer(settings_url: str, settings: Any) -> None:
     from pipeline.kafka.reader import KafkaReader
 
     reader = KafkaReader(settings)
-    topic = "media.sessions"
-    stored = list(reader.read(topic, dict.fromkeys(range(reader.partitions(topic)), 0)))
-    reader.close()
-    assert stored
-    context = SerializationContext(settings.kafka_topic_prefix + topic, MessageField.VALUE)
     with SchemaRegistryClient({"url": settings_url}) as client:
         deserialize = AvroDeserializer(client)
-        for record in stored:
-            assert deserialize(record.value, context)["session_id"] == record.key.decode()
+        for topic in load_topics():
+            context = SerializationContext(settings.kafka_topic_prefix + topic, MessageField.VALUE)
+            stored = list(reader.read(topic, dict.fromkeys(range(reader.partitions(topic)), 0)))
+            assert stored, topic
+            fields = {field["name"] for field in load_schema(topic)["fields"]}
+            for record in stored:
+                assert deserialize(record.value, context).keys() == fields, topic
+                if topic == "media.sessions":
+                    assert deserialize(record.value, context)["session_id"] == record.key.decode()
+    reader.close()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pipeline.contract.record import StoredRecord
+from pipeline.contract.record import Record, StoredRecord
 from pipeline.settings import load
 from pipeline.wire.encode import to_media_collection
 from pipeline.worker.carrier import Ending, first_of
@@ -211,3 +212,65 @@ def test_an_unforeseen_fault_ends_the_worker() -> None:
         asyncio.run(carry())
     assert worker.ended == [(Ending.STUCK, "not_committed")]
     assert worker.ownership.committed == {3: 0}
+
+
+def too_large(most_bytes: int) -> Callable[[Record], bool]:
+    return lambda record: len(record.value or b"") > most_bytes
+
+
+async def carried(worker: Worker, *values: bytes | None) -> None:
+    await worker.ownership.taken(1, [3])
+    await worker.carry([Message(3, offset, value) for offset, value in enumerate(values)], 1)
+
+
+def test_an_upload_of_which_kafka_refuses_a_record_is_a_whole_dead_letter_and_its_neighbours_count() -> None:
+    long = json.loads(to_media_collection(story("0 start, 0 play, 10 complete", name="film-2")))
+    long[0]["customMetadata"] = {"note": "x" * 20_000}
+    body = json.dumps(long).encode()
+    worker = Worker(FakeLanes(lambda r: r.topic == "media.sessions" and too_large(10_000)(r)))
+    asyncio.run(carried(worker, upload(1), upload(2, body), upload(3)))
+    outcomes = worker.lanes.values("media.outcomes")
+    assert [o["outcome"] for o in outcomes] == ["accepted", "rejected", "accepted"]
+    (letter,) = worker.lanes.values("media.uploads.dlq")
+    assert (letter["reason"], letter["body"], letter["truncated"]) == ("record_too_large", body, False)
+
+
+def test_poison_that_is_larger_than_any_upload_is_a_dead_letter_that_its_topic_takes() -> None:
+    """Another producer's: the broker measures what it gets compressed, a dead letter holds it as it was."""
+    settings = load({})
+    most_bytes = settings.ingest_body_limit_bytes + 64 * 1024
+    worker = Worker(FakeLanes(lambda r: r.topic == "media.uploads.dlq" and too_large(most_bytes)(r)))
+    headers = [("h", b"x" * 3_000_000), ("small", b"1"), ("traceparent", b"x" * 3_000_000)]
+    poison = Message(3, 1, b"\xff" * 9_000_000, key=b"k" * 3_000_000, headers=headers)
+
+    async def carry() -> None:
+        await worker.ownership.taken(1, [3])
+        await worker.carry([Message(3, 0, upload(1)), poison, Message(3, 2, upload(3))], 1)
+
+    asyncio.run(carry())
+    assert len(worker.lanes.commits) == 1, "it was made to fit before Kafka was asked"
+    outcomes = worker.lanes.values("media.outcomes")
+    assert [o["outcome"] for o in outcomes] == ["accepted", "rejected", "accepted"]
+    (letter,) = worker.lanes.values("media.uploads.dlq")
+    assert (letter["reason"], letter["truncated"]) == ("undecodable", True)
+    assert letter["body"] == poison.value[: len(letter["body"])] if poison.value else False
+    assert len(letter["body"]) > settings.ingest_body_limit_bytes * 0.9
+    assert [h["name"] for h in letter["headers"]] == ["small"]
+
+
+def test_a_dead_letter_that_kafka_refuses_for_good_is_cut_and_blocks_nothing() -> None:
+    worker = Worker(FakeLanes(lambda r: r.topic == "media.uploads.dlq" and too_large(30_000)(r)))
+    asyncio.run(carried(worker, upload(1), b"\xff" * 100_000, upload(3)))
+    assert worker.ended == []
+    outcomes = worker.lanes.values("media.outcomes")
+    assert [o["outcome"] for o in outcomes] == ["accepted", "rejected", "accepted"]
+    (letter,) = worker.lanes.values("media.uploads.dlq")
+    assert (letter["reason"], letter["truncated"]) == ("undecodable", True)
+    assert 10_000 < len(letter["body"]) <= 16 * 1024
+
+
+def test_a_broker_that_takes_nothing_ends_the_worker() -> None:
+    worker = Worker(FakeLanes(lambda r: r.topic == "media.uploads.dlq"))
+    with pytest.raises(SystemExit):
+        asyncio.run(carried(worker, b"poison"))
+    assert worker.ended == [(Ending.STUCK, "not_committed")]

@@ -27,6 +27,25 @@ def test_a_position_that_moves_is_healthy_however_large_the_lag() -> None:
         assert not progress.is_sick(second)
 
 
+def test_a_partition_that_stands_still_is_sick_although_others_move() -> None:
+    progress = Progress(stall_s=10)
+    for second in range(12):
+        progress.observe(second, {0: 5, 1: second}, {0: 1_000, 1: 1_000})
+    assert progress.is_sick(11)
+    assert progress.standing(11) == {0: 1_000}
+    progress.observe(12, {0: 6, 1: 12}, {0: 999, 1: 1_000})
+    assert not progress.is_sick(12)
+
+
+def test_a_partition_that_comes_back_gets_its_full_time() -> None:
+    progress = Progress(stall_s=10)
+    progress.observe(0, {0: 5}, {0: 3})
+    progress.observe(9, {1: 5}, {1: 3})
+    progress.observe(18, {0: 5, 1: 6}, {0: 3, 1: 2})
+    assert not progress.is_sick(27)
+    assert progress.is_sick(28.1)
+
+
 def test_an_idle_worker_is_healthy_and_gets_its_full_time_when_work_comes() -> None:
     progress = Progress(stall_s=10)
     progress.observe(0, {0: 5}, {0: 0})
@@ -51,6 +70,10 @@ def test_the_endpoint_says_what_progress_says() -> None:
     assert asyncio.run(statuses()) == [200, 200]
     clock[0] = 11
     assert asyncio.run(statuses()) == [503, 200]
+    progress.rest(11)  # partitions are taken over again
+    assert asyncio.run(statuses()) == [200, 503]
+    progress.observe(12, {0: 5}, {0: 3})
+    assert asyncio.run(statuses()) == [200, 200]
 
 
 def test_a_worker_that_no_longer_looks_at_itself_is_sick() -> None:
