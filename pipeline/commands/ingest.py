@@ -88,7 +88,11 @@ def ingest(settings: Settings) -> int:
             producer,
             own,
             meters,
-            Way(_Adopter(settings).adopt, Addresser(ids, topics, settings.kafka_topic_prefix), sink.resume),
+            Way(
+                Adopter(settings, meters).adopt,
+                Addresser(ids, topics, settings.kafka_topic_prefix),
+                sink.resume,
+            ),
         )
 
         async def run() -> None:
@@ -210,11 +214,12 @@ def _require_kafka_once(settings: Settings) -> bool:
     return ran_before
 
 
-class _Adopter:
+class Adopter:
     """Finds the spools that dead processes have left behind."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, meters: Meters) -> None:
         self._settings = settings
+        self._meters = meters
         self._broken: set[Path] = set()
 
     def adopt(self) -> list[Spool]:
@@ -229,6 +234,7 @@ class _Adopter:
             except OSError as error:
                 if directory not in self._broken:
                     self._broken.add(directory)
+                    self._meters.count("pipeline_internal_errors_total", "forwarder")
                     _log.error("spool_unreadable", spool=directory.name, reason=str(error))
                 continue
             adopted.append(spool)

@@ -165,6 +165,10 @@ class Forwarder:
             except (Unavailable, OSError) as error:
                 _log.warning("not_forwarded", reason=str(error))
                 await asyncio.sleep(RETRY_S)
+            except Exception as error:  # noqa: BLE001 - what is spooled must go out, whatever else is broken
+                self._meters.count("pipeline_internal_errors_total", "forwarder")
+                _log.error("not_forwarded", reason=type(error).__name__)
+                await asyncio.sleep(RETRY_S)
 
     async def adopt(self) -> None:
         """Take over the spools that dead processes have left behind; a start does it before it serves."""

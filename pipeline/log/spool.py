@@ -86,23 +86,22 @@ class Spool:
         self._changed = threading.Lock()
 
     def open(self) -> None:
-        """Lock and open the spool, or raise OSError (`BlockingIOError` when another process has it)."""
+        """Lock and open the spool, or raise OSError: damaged, or another's (`BlockingIOError`)."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        lock = (self.directory / LOCK_NAME).open("w")
-        try:
+        with contextlib.ExitStack() as opened:
+            lock = opened.enter_context((self.directory / LOCK_NAME).open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._keep_schema()
-            connection = self._connected()
-            _synced(self.directory, self.directory.parent)
-        except OSError:
-            lock.close()
-            raise
+            try:
+                self._keep_schema()
+                connection = opened.enter_context(contextlib.closing(self._connected()))
+                reader = opened.enter_context(contextlib.closing(self._connected()))
+                _synced(self.directory, self.directory.parent)
+                self._totals = _counted(connection)
+            except (sqlite3.Error, ValueError) as error:  # a page, or the schema's file, gone bad
+                raise OSError(f"{self.directory.name} is damaged: {error}") from None
+            opened.pop_all()
         self._lock = lock
-        self._reader = self._connected()
-        self._grown = list(
-            connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM waiting").fetchone()
-        )
-        self._on_commit(connection)
+        self._reader = reader
         self._writer = Writer(connection, lambda: self._on_commit(connection), self._on_undone)
 
     def close(self, *, remove_if_empty: bool = True) -> None:
@@ -222,11 +221,15 @@ class Spool:
             connection = sqlite3.connect(
                 self.directory / FILE_NAME, isolation_level=None, check_same_thread=False
             )
+        except sqlite3.Error as error:
+            raise OSError(f"{FILE_NAME}: {error}") from None
+        try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA busy_timeout = {tables.BUSY_TIMEOUT_MS}")
             connection.executescript(_TABLES)
         except sqlite3.Error as error:
+            connection.close()
             raise OSError(f"{FILE_NAME}: {error}") from None
         return connection
 
@@ -242,15 +245,14 @@ class Spool:
         self._grown[1] += size
 
     def _on_commit(self, connection: sqlite3.Connection) -> None:
-        oldest = connection.execute("SELECT timestamp_ms FROM waiting ORDER BY id LIMIT 1").fetchone()
-        (set_aside,) = connection.execute("SELECT count(*) FROM set_aside").fetchone()
+        before = self._totals
+        try:
+            oldest_ms, set_aside = _oldest_ms(connection), _set_aside(connection)
+        except sqlite3.Error:  # what was committed stays so; the forwarder meets the damage in `oldest`
+            oldest_ms, set_aside = before.oldest_ms, before.set_aside
         with self._changed:
-            before = self._totals
             self._totals = Totals(
-                before.records + self._grown[0],
-                before.bytes + self._grown[1],
-                oldest[0] if oldest else None,
-                set_aside,
+                before.records + self._grown[0], before.bytes + self._grown[1], oldest_ms, set_aside
             )
         self._on_undone()
 
@@ -266,6 +268,20 @@ class Spool:
         if self._writer is None:
             raise Unavailable("the spool is not open")
         return self._writer
+
+
+def _counted(connection: sqlite3.Connection) -> Totals:
+    records, size = connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM waiting").fetchone()
+    return Totals(records, size, _oldest_ms(connection), _set_aside(connection))
+
+
+def _oldest_ms(connection: sqlite3.Connection) -> int | None:
+    row = connection.execute("SELECT timestamp_ms FROM waiting ORDER BY id LIMIT 1").fetchone()
+    return int(row[0]) if row else None
+
+
+def _set_aside(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT count(*) FROM set_aside").fetchone()[0])
 
 
 def _synced(*directories: Path) -> None:

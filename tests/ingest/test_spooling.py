@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.ingest import Addresser
+from pipeline.commands.ingest import SPOOLS, Addresser, Adopter
 from pipeline.contract.partition import partition_of
 from pipeline.contract.ports import NeverTaken, Unavailable
 from pipeline.contract.record import Record
@@ -17,9 +17,10 @@ from pipeline.contract.topics import load_topics
 from pipeline.ingest.spooling import Forwarder, SpooledSink, Way
 from pipeline.log.spool import Spool
 from pipeline.metrics import Meters
+from pipeline.settings import load
 from pipeline.topology import UPLOADS
 from tests.fakes import FakeSchemaIds
-from tests.log.test_spool import opened, upload
+from tests.log.test_spool import DAMAGES, damaged, opened, upload
 
 UNFRAMED = b"no schema id yet"
 
@@ -225,6 +226,59 @@ def test_a_spool_that_cannot_be_read_blocks_no_other(bench: Bench, tmp_path: Pat
     assert bench.forward() == 1
     assert bench.kafka.taken == [upload(1)]
     broken.close()
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_spool_stays_where_it_is_and_holds_up_nobody(tmp_path: Path, how: str) -> None:
+    spools = tmp_path / SPOOLS
+    whole = opened(spools / "whole")
+    asyncio.run(whole.store([upload(7)]))
+    whole.close()
+    damaged(spools / "damaged", how)
+    bench = Bench(tmp_path)
+    adopter = Adopter(load({}, data_dir=tmp_path), bench.meters)
+    way = Way(adopter.adopt, bench._readdressed, bench.sink.resume)
+    bench.forwarder = Forwarder(bench.kafka, bench.spool, bench.meters, way)
+    bench.kafka.is_away = True
+    bench.store(upload(1))
+    bench.kafka.is_away = False
+    for _ in range(2):  # at the start, and while it runs
+        asyncio.run(bench.forwarder.adopt())
+        bench.forward()
+    assert bench.kafka.taken == [upload(7), upload(1)]
+    assert [directory.name for directory in spools.iterdir()] == ["damaged"]
+    assert b'pipeline_internal_errors_total{part="forwarder"} 1.0' in bench.meters.text(), "told once"
+
+
+def test_the_forwarder_survives_whatever_adopting_raises(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.ingest.spooling.RETRY_S", 0.01)
+    raised = iter([ZeroDivisionError("a bug"), sqlite3.DatabaseError("malformed"), KeyError("key")])
+
+    def adopt() -> list[Spool]:
+        raise next(raised, OSError("gone"))
+
+    bench.forwarder = Forwarder(bench.kafka, bench.spool, bench.meters, Way(adopt))
+    monkeypatch.setattr("pipeline.ingest.spooling.ADOPT_S", 0.0)
+    bench.kafka.is_away = True
+    bench.store(upload(1))
+    bench.kafka.is_away = False
+
+    async def run_a_while() -> None:
+        running = asyncio.create_task(bench.forwarder.run())
+        await asyncio.sleep(0.1)
+        assert not running.done()
+        bench.forwarder._way = Way()
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            if bench.kafka.taken:
+                break
+        running.cancel()
+
+    asyncio.run(run_a_while())
+    assert bench.kafka.taken == [upload(1)]
+    assert b'pipeline_internal_errors_total{part="forwarder"} 3.0' in bench.meters.text()
 
 
 def test_while_kafka_is_away_the_spool_keeps_everything(bench: Bench) -> None:
