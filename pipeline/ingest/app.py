@@ -42,6 +42,8 @@ LIMITED_RETRY_AFTER_S: Final = 60
 MEMORY_LIMIT_BYTES: Final = 256 * 1024 * 1024
 LARGE_BYTES: Final = 256 * 1024
 """A session of 24 h is half of it; what is larger is looked into on a thread of its own."""
+MANY_COMMAS: Final = 500
+"""An Edge body with more may hold as many items, each an upload, and goes to a thread too."""
 SENT_ID_CHARACTERS: Final = 64
 HEADER_CHARACTERS: Final = 256
 
@@ -155,7 +157,10 @@ class App:
 
     async def _stored(self, request: receive.Request, trace: Headers) -> Answer:
         door = self._door
-        if len(request.body) > LARGE_BYTES:  # its work is shared with everybody else's, not before it
+        is_much = len(request.body) > LARGE_BYTES or (
+            request.path == receive.EDGE and request.body.count(b",") > MANY_COMMAS
+        )
+        if is_much:  # its work is shared with everybody else's, not before it
             reception, records = await asyncio.to_thread(self._received, request, trace)
         else:
             reception, records = self._received(request, trace)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pipeline.stages import receive
 from pipeline.wire import schemas
-from pipeline.wire.problems import RULES
+from pipeline.wire.problems import MOST_ITEMS, RULES
 from pipeline.wire.responses import EDGE_ERRORS
 
 _PROBLEM: Final = "application/problem+json"
@@ -277,7 +277,9 @@ def _edge(*, hint: bool) -> dict[str, Any]:
         parameters.append({"name": "hint", "in": "path", "required": True, "schema": {"type": "string"}})
     body = {
         "type": "object",
-        "properties": {"events": {"type": "array", "minItems": 1, "items": {"type": "object"}}},
+        "properties": {
+            "events": {"type": "array", "minItems": 1, "maxItems": MOST_ITEMS, "items": {"type": "object"}}
+        },
         "required": ["events"],
     }
     answer = {"content": {_JSON: {"schema": {"$ref": "#/components/schemas/EdgeAnswer"}}}}

@@ -59,11 +59,11 @@ class SpooledSink:
         stalled, is_framed = self._stalled, self._is_framed
         everything = self._is_all_stalled
         kept = [r for r in records if everything or r.partition in stalled or not is_framed(r)]
-        tried = [r for r in records if r not in kept] if kept else records
+        tried = _without(records, kept) if kept else records
         missed = await self._missed(tried) if tried else ()
         if not kept and not missed:
             return
-        left = [record for record in records if record in kept or record in missed]
+        left = _without(records, _without(tried, missed))
         try:
             async with asyncio.timeout(self._spool_deadline_s):
                 await self._spool.store(left)
@@ -102,6 +102,12 @@ class SpooledSink:
             return [records[place] for place in sorted(error.refused)]
         self._taken += 1
         return ()
+
+
+def _without(records: Sequence[Record], others: Sequence[Record]) -> list[Record]:
+    """Return those of the records, in order, that are not among the others (the very same objects)."""
+    gone = set(map(id, others))
+    return [record for record in records if id(record) not in gone]
 
 
 class Source(Protocol):

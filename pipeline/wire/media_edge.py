@@ -22,7 +22,7 @@ from pipeline.session.model import (
 )
 from pipeline.wire.body import count_keys, duplicate_key, parse
 from pipeline.wire.moments import Moment, parse_moment
-from pipeline.wire.problems import Problem, Rejected
+from pipeline.wire.problems import MOST_ITEMS, Problem, Rejected
 from pipeline.wire.tables import (
     EDGE_DETAIL_MEMBERS,
     EDGE_DETAILS,
@@ -60,6 +60,9 @@ def split(body: bytes) -> tuple[bytes, ...]:
         raise Rejected((Problem("$.events", "type", "must be an array"),))
     if not events:
         raise Rejected((Problem("$.events", "empty", "has no events"),))
+    if len(events) > MOST_ITEMS:
+        message = f"has {len(events)} items, {MOST_ITEMS} are allowed: send them in several requests"
+        raise Rejected((Problem("$.events", "too_many_items", message),))
     if body.count(b'"events"') != 1 or b"\\u" in body:  # a key may be written with escapes
         twice = duplicate_key(body, count_keys(request))
         if twice is not None:

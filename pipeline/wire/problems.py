@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+MOST_ITEMS: Final = 1_000
+"""So many sessions may come in one Media Edge request: each costs more than the three bytes it may have."""
+
 RULES: Final[dict[str, str]] = {
     "additionalProperties": "A key that may not be there (strict datastreams; customMetadata key pattern).",
     "anyOf": "None of the alternatives is there (statesUpdate needs statesStart or statesEnd).",
@@ -27,6 +30,7 @@ RULES: Final[dict[str, str]] = {
     "pattern": "The string doesn't have the wanted form.",
     "required": "A key that must be there is missing.",
     "second_session_start": "A second sessionStart: one upload is one session.",
+    "too_many_items": f"More than {MOST_ITEMS:,} items in one Media Edge request.",
     "type": "The value is of another type.",
     "undecodable": "A stored record can't be read.",
     "unknown_datastream": "No datastream has this id.",

@@ -43,7 +43,9 @@ EDGE_ERRORS: Final[dict[str, EdgeError]] = {
         401, "Invalid authorization token", "The header x-api-key does not hold the datastream's key."
     ),
     "EXEG-0101-400": EdgeError(400, "Invalid JSON request", "The body is not valid JSON in UTF-8."),
-    "EXEG-0102-400": EdgeError(400, "Invalid request field", "A field of the request has another type."),
+    "EXEG-0102-400": EdgeError(
+        400, "Invalid request field", "A field of the request has another type, or too many items."
+    ),
     "EXEG-0103-400": EdgeError(400, "Missing required value", "The request has no events."),
     "EXEG-0109-408": EdgeError(408, "Empty request", "The body is empty."),
     "EXEG-0306-400": EdgeError(

@@ -146,6 +146,26 @@ def test_when_kafka_takes_nothing_else_all_partitions_are_stalled_until_one_got_
     assert bench.spool.totals.records == 2, "that one is still stalled"
 
 
+class Incomparable(Record):
+    """A record that a look through a list would trip over: a request may have very many."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("records are told apart by which they are")
+
+    __hash__ = Record.__hash__
+
+
+def test_the_records_of_a_large_request_are_told_apart_without_looking_through_lists(bench: Bench) -> None:
+    bench.kafka.leaderless = {5}
+    records = [Incomparable(*upload(n))._replace(partition=n % 3 + 4) for n in range(3_000)]
+    bench.store(*records)
+    assert (len(bench.kafka.taken), bench.spool.totals.records) == (2_000, 1_000)
+    bench.store(*records)
+    assert (len(bench.kafka.taken), bench.spool.totals.records) == (4_000, 2_000)
+    spooled = [waiting.record.key for waiting in bench.spool.oldest(1_000)]
+    assert spooled == [record.key for record in records if record.partition == 5]
+
+
 def test_a_full_spool_sends_even_a_stalled_partition_to_kafka(bench: Bench) -> None:
     bench.kafka.is_away = True
     bench.store(upload(1))
