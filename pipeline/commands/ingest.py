@@ -21,7 +21,7 @@ from pipeline.contract.partition import partition_of
 from pipeline.contract.ports import SchemaIds, Unavailable
 from pipeline.contract.record import Record
 from pipeline.contract.topics import Topic, load_schema, load_topics
-from pipeline.ingest.app import App, Door
+from pipeline.ingest.app import LATEST_ANSWER_S, App, Door
 from pipeline.ingest.processes import serve_by_processes
 from pipeline.ingest.server import bind, serve, tune_gc
 from pipeline.ingest.spooling import Forwarder, SpooledSink, Way
@@ -40,8 +40,6 @@ RAN_BEFORE: Final = "ingest-ran-on-kafka"
 """A file that says that these settings led to a working Kafka once."""
 SPOOL_DEADLINE_S: Final = 2.0
 """What the spool may take beyond the time that Kafka had."""
-LATEST_ANSWER_S: Final = 4.5
-"""SDKs wait 5 s."""
 REGISTRY_AGAIN_S: Final = 5.0
 
 

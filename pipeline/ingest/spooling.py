@@ -274,6 +274,7 @@ class Forwarder:
         self._meters.set("pipeline_spool_records", sum(t.records for t in totals))
         self._meters.set("pipeline_spool_bytes", sum(t.bytes for t in totals))
         self._meters.set("pipeline_spool_set_aside_records", sum(t.set_aside for t in totals))
+        self._meters.set("pipeline_spool_set_aside_bytes", sum(t.set_aside_bytes for t in totals))
 
 
 def _bounded(batch: Sequence[Waiting]) -> Sequence[Waiting]:

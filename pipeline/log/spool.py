@@ -57,6 +57,12 @@ class Totals(NamedTuple):
     oldest_ms: int | None
     """Time of receipt of the oldest waiting record; `None` when nothing waits."""
     set_aside: int
+    set_aside_bytes: int = 0
+
+    @property
+    def all_bytes(self) -> int:
+        """What the limit counts."""
+        return self.bytes + self.set_aside_bytes
 
 
 class Spool:
@@ -81,8 +87,8 @@ class Spool:
         self._writer: Writer | None = None
         self._reader: sqlite3.Connection | None = None
         self._totals = Totals(0, 0, None, 0)
-        self._grown = [0, 0]
-        """Records and bytes that the open transaction adds."""
+        self._grown = [0, 0, 0, 0]
+        """What the open transaction adds: records and bytes that wait, records and bytes set aside."""
         self._changed = threading.Lock()
 
     def open(self) -> None:
@@ -133,10 +139,10 @@ class Spool:
         ]
 
         def work(connection: sqlite3.Connection) -> None:
-            if self.totals.bytes + self._grown[1] + size > self._most_bytes:
+            if self.totals.all_bytes + self._grown[1] + self._grown[3] + size > self._most_bytes:
                 raise Refused(Unavailable("the spool is full (PIPELINE_SPOOL_LIMIT_BYTES)"))
             connection.executemany(_INSERT, rows)
-            self._grow(len(rows), size)
+            self._grow(waiting=(len(rows), size))
 
         if self._is_too_old():
             raise Unavailable("the oldest spooled upload is too old (PIPELINE_SPOOL_MAX_AGE_S)")
@@ -150,7 +156,7 @@ class Spool:
             self._writer is not None
             and self._writer.is_well
             and self._has_room()
-            and self.totals.bytes < self._most_bytes
+            and self.totals.all_bytes < self._most_bytes
             and not self._is_too_old()
         )
 
@@ -189,7 +195,8 @@ class Spool:
                 f"SELECT id, {_COLUMNS}, ? FROM waiting WHERE id = ?",
                 (reason, number),
             )
-            self._delete(connection, [number])
+            size = self._delete(connection, [number])
+            self._grow(set_aside=(size > 0, size))
 
         self._writing().submit(work).result()
 
@@ -233,31 +240,40 @@ class Spool:
             raise OSError(f"{FILE_NAME}: {error}") from None
         return connection
 
-    def _delete(self, connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
+    def _delete(self, connection: sqlite3.Connection, numbers: Sequence[int]) -> int:
+        """Remove what is still there of these; return its bytes."""
+        removed = 0
         for number in numbers:
             row = connection.execute("SELECT bytes FROM waiting WHERE id = ?", (number,)).fetchone()
             if row is not None:
                 connection.execute("DELETE FROM waiting WHERE id = ?", (number,))
-                self._grow(-1, -row[0])
+                self._grow(waiting=(-1, -row[0]))
+                removed += row[0]
+        return removed
 
-    def _grow(self, records: int, size: int) -> None:
-        self._grown[0] += records
-        self._grown[1] += size
+    def _grow(self, waiting: tuple[int, int] = (0, 0), set_aside: tuple[int, int] = (0, 0)) -> None:
+        for place, more in enumerate((*waiting, *set_aside)):
+            self._grown[place] += more
 
     def _on_commit(self, connection: sqlite3.Connection) -> None:
         before = self._totals
         try:
-            oldest_ms, set_aside = _oldest_ms(connection), _set_aside(connection)
+            oldest_ms = _oldest_ms(connection)
         except sqlite3.Error:  # what was committed stays so; the forwarder meets the damage in `oldest`
-            oldest_ms, set_aside = before.oldest_ms, before.set_aside
+            oldest_ms = before.oldest_ms
+        records, size, set_aside, set_aside_bytes = self._grown
         with self._changed:
             self._totals = Totals(
-                before.records + self._grown[0], before.bytes + self._grown[1], oldest_ms, set_aside
+                before.records + records,
+                before.bytes + size,
+                oldest_ms,
+                before.set_aside + set_aside,
+                before.set_aside_bytes + set_aside_bytes,
             )
         self._on_undone()
 
     def _on_undone(self) -> None:
-        self._grown = [0, 0]
+        self._grown = [0, 0, 0, 0]
 
     def _reading(self) -> sqlite3.Connection:
         if self._reader is None:
@@ -272,16 +288,13 @@ class Spool:
 
 def _counted(connection: sqlite3.Connection) -> Totals:
     records, size = connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM waiting").fetchone()
-    return Totals(records, size, _oldest_ms(connection), _set_aside(connection))
+    set_aside = connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM set_aside").fetchone()
+    return Totals(records, size, _oldest_ms(connection), *set_aside)
 
 
 def _oldest_ms(connection: sqlite3.Connection) -> int | None:
     row = connection.execute("SELECT timestamp_ms FROM waiting ORDER BY id LIMIT 1").fetchone()
     return int(row[0]) if row else None
-
-
-def _set_aside(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT count(*) FROM set_aside").fetchone()[0])
 
 
 def _synced(*directories: Path) -> None:

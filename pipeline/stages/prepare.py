@@ -18,7 +18,7 @@ from pipeline.session.pseudonyms import pseudonymised
 from pipeline.stages.datastreams import Directory
 from pipeline.stages.receive import ACCEPTED
 from pipeline.wire import media_collection, media_edge
-from pipeline.wire.problems import Problem, Rejected
+from pipeline.wire.problems import MOST_PROBLEMS, Problem, Rejected
 
 REASONS: Final[dict[str, str]] = {
     "body_too_large": "The body was larger than the limit; what arrived up to it is kept.",
@@ -28,7 +28,7 @@ REASONS: Final[dict[str, str]] = {
     "datastream_disabled": "The datastream is switched off.",
     "door_disagrees": "Door and worker judged the upload differently: an alarm.",
     "internal_error": "An unexpected exception at the door or in a stage: an alarm.",
-    "invalid": "The body broke rules of its API; every problem is listed.",
+    "invalid": f"The body broke rules of its API; the first {MOST_PROBLEMS} problems are listed.",
     "record_too_large": "A record that the upload gave is larger than the log takes: an alarm.",
     "undecodable": "The record of media.uploads could not be decoded.",
     "unknown_datastream": "No datastream claims the report suite or configId.",

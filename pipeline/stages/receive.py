@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import PurePath
 from typing import Final, NamedTuple
@@ -21,7 +21,7 @@ from pipeline.session.identity import session_id, visitor_key, visitor_key_of
 from pipeline.session.model import Form, Session
 from pipeline.stages.datastreams import Directory
 from pipeline.wire import media_collection, media_edge, responses
-from pipeline.wire.problems import Problem, Rejected
+from pipeline.wire.problems import MOST_PROBLEMS, Problem, Rejected, cut, more
 from pipeline.wire.typed import Glance, glance
 
 DOWNLOADED: Final = "/api/v1/downloaded"
@@ -30,6 +30,9 @@ EDGE: Final = "/ee/va/v1/downloaded"
 
 ACCEPTED: Final = "accepted"
 REJECTED: Final = "rejected"
+
+LEAST_PROBLEMS: Final = 2
+"""So many are told of every item: a missing identity, which is more than the item's fault, is among them."""
 
 _JSON_TYPES: Final = frozenset({"", "application/json", "text/plain", "text/javascript"})
 _DEPRECATED: Final = (
@@ -235,7 +238,7 @@ def _receive_edge(request: Request, directory: Directory, new_id: Callable[[], s
         return _fatal(request, "EXEG-0002-400", (problem,), new_id())
     datastream = directory.by_id(request.config_id)
     if datastream is None:
-        problem = Problem("", "unknown_datastream", f"no datastream {request.config_id!r}")
+        problem = Problem("", "unknown_datastream", cut(f"no datastream {request.config_id!r}"))
         return _fatal(request, "EXEG-0003-400", (problem,), new_id())
     if datastream.disabled:
         problem = Problem("", "datastream_disabled", f"datastream {datastream.id!r} is switched off")
@@ -253,7 +256,7 @@ def _receive_edge(request: Request, directory: Directory, new_id: Callable[[], s
     except Rejected as rejected:
         code = responses.edge_code(rejected.problems)
         return _fatal(request, code, rejected.problems, new_id(), datastream)
-    verdicts = [_judged(partial(_judge_edge, item, datastream), 200, datastream.id) for item in items]
+    verdicts = _judged_edge(items, datastream)
     nobody = next((v.problems for v in verdicts if media_edge.lacks_identity(v.problems)), ())
     if nobody:
         return _fatal(request, "EXEG-0306-400", nobody, new_id(), datastream)
@@ -267,6 +270,20 @@ def _receive_edge(request: Request, directory: Directory, new_id: Callable[[], s
     )
     faults = tuple(fault for verdict in verdicts for fault in _faults(verdict))
     return Reception(Answer(207 if errors else 200, (_JSON,), body), uploads, faults)
+
+
+def _judged_edge(items: Sequence[bytes], datastream: Datastream) -> list[_Verdict]:
+    """Return the verdict of each item; together they tell about as many problems as one body may."""
+    verdicts = []
+    left = MOST_PROBLEMS
+    for item in items:
+        verdict = _judged(partial(_judge_edge, item, datastream), 200, datastream.id)
+        if len(verdict.problems) > max(left, LEAST_PROBLEMS):
+            told = verdict.problems[: max(left, LEAST_PROBLEMS)]
+            verdict = verdict._replace(problems=(*told, more("$", len(told), 0)))
+        left -= len(verdict.problems)
+        verdicts.append(verdict)
+    return verdicts
 
 
 def _judge_edge(item: bytes, datastream: Datastream) -> _Verdict:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from pipeline.session.datastream import Datastream
-from pipeline.wire.problems import Problem
+from pipeline.wire.problems import TOO_MANY, Problem
 
 _TYPE: Final = "https://ns.adobe.com/aep/errors/"
 ITEM_ERROR: Final = "va-edge-0400-400"
@@ -73,14 +73,16 @@ def problem(status: int, detail: str) -> bytes:
 
 
 def media_collection_problem(status: int, problems: Sequence[Problem]) -> bytes:
-    """Return the problem document of a refused Media Collection body, with every problem."""
+    """Return the problem document of a refused Media Collection body, with its problems."""
+    has_more = bool(problems) and problems[-1].rule == TOO_MANY
+    number = f"More than {len(problems) - 1}" if has_more else str(len(problems))
     plural = "" if len(problems) == 1 else "s"
     return _encode(
         {
             "type": "about:blank",
             "title": HTTPStatus(status).phrase,
             "status": status,
-            "detail": f"{len(problems)} problem{plural}; nothing of the body was accepted.",
+            "detail": f"{number} problem{plural}; nothing of the body was accepted.",
             "errors": [
                 {
                     "index": p.index,

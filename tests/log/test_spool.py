@@ -100,6 +100,26 @@ def test_a_record_set_aside_blocks_nothing_and_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "s").exists(), "a spool with something set aside is not thrown away"
 
 
+def test_what_is_set_aside_counts_in_the_limit(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "s", most_bytes=1_000)
+    stored(spool, upload(1, 500))
+    spool.set_aside(spool.oldest(1)[0].number, "too large")
+    with pytest.raises(Unavailable, match="PIPELINE_SPOOL_LIMIT_BYTES"):
+        stored(spool, upload(2, 500))
+    stored(spool, upload(3, 100))
+    before = spool.totals
+    assert (before.set_aside, before.set_aside_bytes, before.records) == (1, 566, 1)
+    spool.close()
+    again = opened(tmp_path / "s", most_bytes=1_000)
+    assert again.totals == before
+    with pytest.raises(Unavailable, match="PIPELINE_SPOOL_LIMIT_BYTES"):
+        stored(again, upload(2, 500))
+    again.set_aside(again.oldest(1)[0].number, "too large")
+    again.set_aside(999, "there is none")
+    assert (again.totals.set_aside, again.totals.records) == (2, 0)
+    again.close()
+
+
 def test_an_empty_spool_leaves_nothing_behind(tmp_path: Path) -> None:
     opened(tmp_path / "s").close()
     assert list(tmp_path.iterdir()) == []
