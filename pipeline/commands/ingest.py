@@ -21,7 +21,8 @@ from pipeline.contract.partition import partition_of
 from pipeline.contract.ports import SchemaIds, Unavailable
 from pipeline.contract.record import Record
 from pipeline.contract.topics import Topic, load_schema, load_topics
-from pipeline.ingest.app import LATEST_ANSWER_S, App, Door
+from pipeline.ingest.app import App, Door
+from pipeline.ingest.limits import LATEST_ANSWER_S
 from pipeline.ingest.processes import serve_by_processes
 from pipeline.ingest.server import bind, serve, tune_gc
 from pipeline.ingest.spooling import Forwarder, SpooledSink, Way

@@ -27,7 +27,7 @@ from pipeline.contract.record import Record
 from pipeline.ingest import ids, openapi
 from pipeline.ingest.body import CODINGS, IDENTITY, Crowded, Gone, Held, Memory, read_body
 from pipeline.ingest.clientip import ClientIp, shown_ip
-from pipeline.ingest.limits import Limit, Limits
+from pipeline.ingest.limits import LATEST_ANSWER_S, Limit, Limits
 from pipeline.metrics import Meters
 from pipeline.stages import receive
 from pipeline.stages.receive import Answer, Reception
@@ -47,8 +47,6 @@ MANY_COMMAS: Final = 500
 """An Edge body with more may hold as many items, each an upload, and goes to such a thread too."""
 APART_THREADS: Final = 2
 """Those threads: others that the loop needs are never full of such bodies, nor is the memory."""
-LATEST_ANSWER_S: Final = 4.5
-"""When an answer that waits for anything goes out at the latest: SDKs wait 5 s."""
 SENT_ID_CHARACTERS: Final = 64
 HEADER_CHARACTERS: Final = 256
 

@@ -14,6 +14,7 @@ import structlog
 
 from pipeline.contract.ports import NeverTaken, Unavailable, UploadSink
 from pipeline.contract.record import Record
+from pipeline.ingest.limits import LATEST_ANSWER_S
 from pipeline.log.spool import Totals, Waiting
 from pipeline.metrics import Meters
 
@@ -33,7 +34,7 @@ class SpooledSink:
     Kafka's producer keeps to the acknowledgement deadline by itself, the spool to `spool_deadline_s`. A
     partition that did not acknowledge in time is stalled, or all are, when Kafka took nothing else meanwhile:
     such uploads go straight to the spool, so that answers stay quick and nothing piles up, until the
-    forwarder has got one of them through.
+    forwarder has got one of them through. Whatever is tried, `store` ends within `LATEST_ANSWER_S`.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class SpooledSink:
         stalled, is_framed = self._stalled, self._is_framed
         everything = self._is_all_stalled
         kept = [r for r in records if everything or r.partition in stalled or not is_framed(r)]
+        began = asyncio.get_running_loop().time() if kept else 0.0
         tried = _without(records, kept) if kept else records
         missed = await self._missed(tried) if tried else ()
         if not kept and not missed:
@@ -70,11 +72,19 @@ class SpooledSink:
         except (Unavailable, TimeoutError) as error:
             # Then a stalled partition is tried after all: it may be well, and nobody else would find out.
             _log.error("not_spooled", reason=repr(error))
-            if missed or not all(map(self._is_framed, kept)) or await self._missed(kept):
+            if missed or not all(map(self._is_framed, kept)) or await self._still_missed(kept, began):
                 raise
             self.resume({record.partition for record in kept})
         else:
             self._meters.count("pipeline_spooled_total", by=len(left))
+
+    async def _still_missed(self, kept: Sequence[Record], began: float) -> bool:
+        """Give Kafka what was meant for the spool; return whether it has not taken it in the time left."""
+        try:
+            async with asyncio.timeout_at(began + LATEST_ANSWER_S):
+                return bool(await self._missed(kept))
+        except TimeoutError:
+            return True
 
     def resume(self, partitions: Collection[int]) -> None:
         """Go back to Kafka with these partitions: it has just stored something there."""

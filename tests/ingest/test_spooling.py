@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,11 +33,14 @@ class FakeKafka:
         self.taken: list[Record] = []
         self.asked = 0
         self.is_away = False
+        self.takes_s = 0.0
         self.never: set[bytes] = set()
         self.leaderless: set[int] = set()
 
     async def store(self, records: Sequence[Record]) -> None:
         self.asked += 1
+        if self.takes_s:
+            await asyncio.sleep(self.takes_s)
         if self.is_away:
             raise Unavailable("away")
         never = [place for place, record in enumerate(records) if record.key in self.never]
@@ -176,6 +180,23 @@ def test_a_full_spool_sends_even_a_stalled_partition_to_kafka(bench: Bench) -> N
     bench.store(upload(3))
     bench.store(upload(4))
     assert bench.kafka.taken == [upload(3), upload(4)]
+
+
+def test_kafka_the_spool_and_kafka_again_take_no_longer_than_an_answer_may(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.ingest.spooling.LATEST_ANSWER_S", 0.8)
+    bench.kafka.leaderless = {5}
+    at_5, at_4 = (upload(1)._replace(partition=partition) for partition in (5, 4))
+    bench.store(at_4, at_5)
+    bench.kafka.leaderless = set()
+    bench.kafka.takes_s = 0.6
+    bench.spool.close()
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        bench.store(at_4, at_5)  # 0.6 s for what is not stalled, then again for what is
+    assert time.monotonic() - started < 1.1
+    bench.store(at_5)
 
 
 def test_what_has_no_schema_id_is_spooled_and_framed_when_it_is_forwarded(bench: Bench) -> None:

@@ -62,6 +62,7 @@ def check_nothing_lost(settings: Settings, senders: Senders, least: int = LEAST)
     assert len(senders.acknowledged) >= least, "the load was too small to prove anything"
     assert senders.deleted == 0, "an SDK gave a session up"
     assert senders.acknowledged <= stored(settings), "lost"
+    assert senders.late == 0, "answers that did not come in time"
     assert senders.slowest_s < SDK_PATIENCE_S
     assert not {status for status in senders.statuses if status not in (201, 503)}
     for answers in senders.answers:
@@ -144,6 +145,7 @@ def test_a_running_ingest_adopts_the_spool_of_a_dead_one(broker: Kafka, settings
             time.sleep(0.2)
         living.await_forwarded()
         assert senders.acknowledged <= stored(settings), "lost"
+        assert senders.late == 0, "answers that did not come in time"
         assert living.stop() == 0
 
 
