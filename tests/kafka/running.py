@@ -69,14 +69,16 @@ def settled(settings: Settings, deadline_s: float = 120, root: Path = ROOT) -> d
 class Ingest:
     """A running `pipeline ingest`."""
 
-    def __init__(self, settings: Settings, file_limit_bytes: int | None = None, root: Path = ROOT) -> None:
+    def __init__(
+        self, settings: Settings, file_limit_bytes: int | None = None, root: Path = ROOT, port: int = 0
+    ) -> None:
         def limit() -> None:
             if file_limit_bytes is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
 
         program, env = started_from(root, settings)
         self._process = subprocess.Popen(
-            [*program, "ingest", "--port", "0"],
+            [*program, "ingest", "--port", str(port)],
             cwd=root,
             env=env,
             stderr=subprocess.PIPE,
@@ -93,7 +95,8 @@ class Ingest:
             found = re.search(r"http://[\d.]+:(\d+)", line)
             if found:
                 guard.cancel()
-                self._base = f"http://127.0.0.1:{found[1]}"
+                self.port = int(found[1])
+                self._base = f"http://127.0.0.1:{self.port}"
                 self._drain = threading.Thread(target=self._process.stderr.read)
                 self._drain.start()
                 return
