@@ -86,7 +86,7 @@ def _identified(upload: Upload, directory: Directory) -> Identified | Refusal:
         return Refusal(upload.reason or "invalid", _problems(upload))
     datastream = directory.by_id(upload.datastream_id)
     if datastream is None:
-        return Refusal("unknown_datastream")
+        return Refusal(upload.reason or "unknown_datastream", _problems(upload))
     try:
         session = _decoded(upload, datastream)
     except Rejected as rejected:

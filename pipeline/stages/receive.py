@@ -167,7 +167,10 @@ def _receive_media_collection(
 
 
 def _judge_media_collection(request: Request, directory: Directory, seen: Glance | None) -> _Verdict:
-    session = None if seen else media_collection.decode(request.body, request.path)
+    try:
+        session = None if seen else media_collection.decode(request.body, request.path)
+    except Rejected as rejected:
+        return _refused(request, directory.by_report_suites(rejected.report_suites), rejected)
     suites = session.routing.report_suites if session else seen.report_suites if seen else ()
     datastream = directory.by_report_suites(suites)
     if datastream is None:
@@ -179,13 +182,24 @@ def _judge_media_collection(request: Request, directory: Directory, seen: Glance
     if too_large:
         return _Verdict(413, datastream.id, (too_large,), too_large.rule)
     if datastream.strict:
-        session = media_collection.decode(request.body, request.path, strict=True)
+        try:
+            session = media_collection.decode(request.body, request.path, strict=True)
+        except Rejected as rejected:
+            return _refused(request, datastream, rejected)
     if session is not None:
         return _accepted(session, datastream, 201)
     assert seen is not None  # noqa: S101 - what was not decoded was seen
     identity = seen.session_id(datastream.id)
     key = visitor_key_of(seen.visitor, datastream.id, identity)
     return _Verdict(201, datastream.id, session_id=identity, key=key)
+
+
+def _refused(request: Request, datastream: Datastream | None, rejected: Rejected) -> _Verdict:
+    """Return the verdict of an invalid body: it is that datastream's which it names, else the open one's."""
+    if datastream is None:
+        return _Verdict(400, "", rejected.problems, "invalid")
+    _require_key(request, datastream)
+    return _Verdict(400, datastream.id, rejected.problems, "invalid")
 
 
 def _require_key(request: Request, datastream: Datastream) -> None:

@@ -58,13 +58,14 @@ def decode(body: bytes, path: str, *, strict: bool = False) -> Session:
     except Full as full:
         left = 0 if events or full.index is None else len(elements) - full.index - 1
         told = _in_order(reader.problems)
-        raise Rejected((*told, more("", len(told), left))) from None
+        raise Rejected((*told, more("", len(told), left)), _named(elements[0])) from None
     if reader.problems.found:
-        raise Rejected(_in_order(reader.problems))
+        raise Rejected(_in_order(reader.problems), _named(elements[0]))
     twice = duplicate_key(body, reader.keys)
     if twice is not None:
         pointer = cut("".join(f"/{_escaped(str(step))}" for step in twice))
-        raise Rejected((Problem(pointer, "duplicate_key", "the key stands twice in one object"),))
+        problem = Problem(pointer, "duplicate_key", "the key stands twice in one object")
+        raise Rejected((problem,), _named(elements[0]))
     params = elements[0]["params"]
     return Session(
         form=Form.MEDIA_COLLECTION,
@@ -78,6 +79,13 @@ def decode(body: bytes, path: str, *, strict: bool = False) -> Session:
 
 def _in_order(problems: Problems) -> tuple[Problem, ...]:
     return tuple(sorted(problems.found, key=lambda p: -1 if p.index is None else p.index))
+
+
+def _named(first: Any) -> tuple[str, ...]:
+    """Return the report suites that a refused body names."""
+    params = first.get("params") if type(first) is dict else None
+    listed = params.get("analytics.reportSuite") if type(params) is dict else None
+    return report_suites_of(listed) if type(listed) is str else ()
 
 
 def _not_array(value: Any, path: str) -> Problem:

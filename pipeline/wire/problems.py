@@ -96,8 +96,12 @@ def more(pointer: str, told: int, left: int) -> Problem:
 
 
 class Rejected(Exception):
-    """The data is wrong: the problems of the body, in order of appearance; the last may be `TOO_MANY`."""
+    """The data is wrong: the problems of the body, in order of appearance; the last may be `TOO_MANY`.
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    `report_suites` are those that the body names all the same, where it could be read so far.
+    """
+
+    def __init__(self, problems: tuple[Problem, ...], report_suites: tuple[str, ...] = ()) -> None:
         super().__init__(f"{len(problems)} problems, first {problems[0]}")
         self.problems = problems
+        self.report_suites = report_suites
