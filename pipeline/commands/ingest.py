@@ -41,6 +41,7 @@ RAN_BEFORE: Final = "ingest-ran-on-kafka"
 """A file that says that these settings led to a working Kafka once."""
 SPOOL_DEADLINE_S: Final = 2.0
 """What the spool may take beyond the time that Kafka had."""
+SPOOL_TRIES: Final = 10
 REGISTRY_AGAIN_S: Final = 5.0
 
 
@@ -65,7 +66,7 @@ def ingest(settings: Settings) -> int:
         traces.close()
         return serve_by_processes(settings, listener)
     meters = Meters(settings.metrics_dir)
-    with _opened_spool(settings) as own, contextlib.closing(traces):
+    with opened_spool(settings) as own, contextlib.closing(traces):
         producer = UploadProducer(settings, time.monotonic)
         ack_deadline_s = settings.ingest_ack_deadline_ms / 1000
         spool_deadline_s = min(SPOOL_DEADLINE_S, LATEST_ANSWER_S - ack_deadline_s)
@@ -242,13 +243,12 @@ class Adopter:
 
 
 @contextlib.contextmanager
-def _opened_spool(settings: Settings) -> Iterator[Spool]:
+def opened_spool(settings: Settings) -> Iterator[Spool]:
     """Yield this process's own spool."""
     parent = settings.data_dir / SPOOLS
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        own = _spool(settings, parent / uuid.uuid4().hex)
-        own.open()
+        own = _new_spool(settings, parent)
     except OSError as error:
         raise SettingError(f"PIPELINE_DATA_DIR (--data-dir): can't spool in {parent}: {error}") from None
     try:
@@ -256,6 +256,18 @@ def _opened_spool(settings: Settings) -> Iterator[Spool]:
     finally:
         with contextlib.suppress(Unavailable):
             own.close()
+
+
+def _new_spool(settings: Settings, parent: Path) -> Spool:
+    """Return a new open spool, or raise OSError; one that another process took for left behind is its."""
+    for _ in range(SPOOL_TRIES):
+        spool = _spool(settings, parent / uuid.uuid4().hex)
+        try:
+            spool.open()
+        except (BlockingIOError, FileNotFoundError):
+            continue
+        return spool
+    raise BlockingIOError(f"each of {SPOOL_TRIES} new spools was locked by another process")
 
 
 def _spool(settings: Settings, directory: Path) -> Spool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from pipeline.commands.ingest import SPOOLS, Addresser, Adopter
+from pipeline.commands.ingest import SPOOLS, Addresser, Adopter, opened_spool
 from pipeline.contract.partition import partition_of
 from pipeline.contract.ports import NeverTaken, Unavailable
 from pipeline.contract.record import Record
@@ -289,6 +290,18 @@ def test_a_damaged_spool_stays_where_it_is_and_holds_up_nobody(tmp_path: Path, h
     assert bench.kafka.taken == [upload(7), upload(1)]
     assert [directory.name for directory in spools.iterdir()] == ["damaged"]
     assert b'pipeline_internal_errors_total{part="forwarder"} 1.0' in bench.meters.text(), "told once"
+
+
+def test_a_new_spool_that_another_process_has_locked_first_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [uuid.UUID(int=number) for number in range(3)]
+    taken = [opened(tmp_path / SPOOLS / name.hex) for name in names[:2]]
+    monkeypatch.setattr("pipeline.commands.ingest.uuid.uuid4", iter(names).__next__)
+    with opened_spool(load({}, data_dir=tmp_path)) as own:
+        assert own.directory.name == names[2].hex
+    for spool in taken:
+        spool.close()
 
 
 def test_the_forwarder_survives_whatever_adopting_raises(
