@@ -193,6 +193,7 @@ class Forwarder:
 
     async def forward_once(self) -> int:
         """Forward what waits; return how many records left, or raise `Unavailable` when none could."""
+        self._measure()
         gone = 0
         failure: Unavailable | None = None
         for spool in (*self._adopted, self._own):

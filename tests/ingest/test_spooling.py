@@ -335,6 +335,19 @@ def test_the_forwarder_survives_whatever_adopting_raises(
     assert b'pipeline_internal_errors_total{part="forwarder"} 3.0' in bench.meters.text()
 
 
+def test_what_waits_is_told_also_while_kafka_does_not_answer(bench: Bench) -> None:
+    bench.kafka.is_away = True
+    bench.store(upload(1))
+    bench.kafka.takes_s = 60.0
+
+    async def forward_in_vain() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(bench.forwarder.forward_once(), 0.1)
+
+    asyncio.run(forward_in_vain())
+    assert b"pipeline_spool_records 1.0" in bench.meters.text()
+
+
 def test_while_kafka_is_away_the_spool_keeps_everything(bench: Bench) -> None:
     bench.kafka.is_away = True
     bench.store(upload(1))
