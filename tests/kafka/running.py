@@ -130,9 +130,16 @@ class Ingest:
         self._process.kill()
         self._process.wait()
 
-    def stop(self) -> int:
+    def begin_to_stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout=60)
+
+    def await_end(self, deadline_s: float = 60) -> int:
+        """Return the exit code of a process that ends by itself."""
+        return self._process.wait(timeout=deadline_s)
+
+    def stop(self) -> int:
+        self.begin_to_stop()
+        return self.await_end()
 
     def __enter__(self) -> Ingest:
         return self
