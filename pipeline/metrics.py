@@ -65,6 +65,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("pipeline_spool_records", Type.GAUGE, (), "Uploads that wait in the spools."),
     Metric("pipeline_spool_bytes", Type.GAUGE, (), "Bytes that wait in the spools."),
     Metric("pipeline_spool_set_aside_records", Type.GAUGE, (), "Uploads set aside in the spools: alarm."),
+    Metric("pipeline_spool_set_aside_bytes", Type.GAUGE, (), "Their bytes."),
     Metric("pipeline_internal_errors_total", Type.COUNTER, ("part",), "Unexpected exceptions: alarm."),
     Metric("pipeline_outcomes_total", Type.COUNTER, ("outcome",), "Uploads by their one outcome."),
     Metric("pipeline_redelivered_total", Type.COUNTER, (), "The same upload id met again."),

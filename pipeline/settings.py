@@ -90,7 +90,9 @@ class Settings:
     )
     pseudonym_key: str = _setting("", "Key of the pseudonyms of datastreams that ask for them.", secret=True)
     spool_limit_bytes: int = _setting(
-        4 * 1024**3, "Most bytes in the ingest's spool; beyond it answers are 503.", at_least=1024 * 1024
+        4 * 1024**3,
+        "Most bytes in the ingest's spool, set aside or not; beyond it answers are 503.",
+        at_least=1024 * 1024,
     )
     spool_max_age_s: int = _setting(
         7 * 86_400,

@@ -46,7 +46,8 @@ class Senders:
 
     `acknowledged` are the session ids answered with 201, `deleted` counts the sessions that an SDK gave up,
     `statuses` counts every answer, `answers` the whole sequences that uploads got (None is network trouble),
-    `slowest_s` is the longest that one answer took, `took_s` what each took, with its moment.
+    `slowest_s` is the longest that one answer took or was waited for, `took_s` what each took, with its
+    moment, `late` counts those that did not come in time.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Senders:
         self.statuses: Counter[int] = Counter()
         self.answers: Counter[tuple[int | None, ...]] = Counter()
         self.slowest_s = 0.0
+        self.late = 0
         self.took_s: list[tuple[float, float]] = []
         self._target: Target | None = None
         self._stop = threading.Event()
@@ -90,8 +92,13 @@ class Senders:
         if target is None:
             raise httpx.ConnectError("no network")
         started = time.monotonic()
-        with target.client() as client:
-            answer = client.post(url, content=content, headers=headers, timeout=timeout)
+        try:
+            with target.client() as client:
+                answer = client.post(url, content=content, headers=headers, timeout=timeout)
+        except httpx.TimeoutException:
+            self.late += 1
+            self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+            raise
         ended = time.monotonic()
         self.slowest_s = max(self.slowest_s, ended - started)
         self.took_s.append((ended, ended - started))

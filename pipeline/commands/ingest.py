@@ -22,6 +22,7 @@ from pipeline.contract.ports import SchemaIds, Unavailable
 from pipeline.contract.record import Record
 from pipeline.contract.topics import Topic, load_schema, load_topics
 from pipeline.ingest.app import App, Door
+from pipeline.ingest.limits import LATEST_ANSWER_S
 from pipeline.ingest.processes import serve_by_processes
 from pipeline.ingest.server import bind, serve, tune_gc
 from pipeline.ingest.spooling import Forwarder, SpooledSink, Way
@@ -40,8 +41,7 @@ RAN_BEFORE: Final = "ingest-ran-on-kafka"
 """A file that says that these settings led to a working Kafka once."""
 SPOOL_DEADLINE_S: Final = 2.0
 """What the spool may take beyond the time that Kafka had."""
-LATEST_ANSWER_S: Final = 4.5
-"""SDKs wait 5 s."""
+SPOOL_TRIES: Final = 10
 REGISTRY_AGAIN_S: Final = 5.0
 
 
@@ -66,7 +66,7 @@ def ingest(settings: Settings) -> int:
         traces.close()
         return serve_by_processes(settings, listener)
     meters = Meters(settings.metrics_dir)
-    with _opened_spool(settings) as own, contextlib.closing(traces):
+    with opened_spool(settings) as own, contextlib.closing(traces):
         producer = UploadProducer(settings, time.monotonic)
         ack_deadline_s = settings.ingest_ack_deadline_ms / 1000
         spool_deadline_s = min(SPOOL_DEADLINE_S, LATEST_ANSWER_S - ack_deadline_s)
@@ -88,7 +88,11 @@ def ingest(settings: Settings) -> int:
             producer,
             own,
             meters,
-            Way(_Adopter(settings).adopt, Addresser(ids, topics, settings.kafka_topic_prefix), sink.resume),
+            Way(
+                Adopter(settings, meters).adopt,
+                Addresser(ids, topics, settings.kafka_topic_prefix),
+                sink.resume,
+            ),
         )
 
         async def run() -> None:
@@ -210,11 +214,12 @@ def _require_kafka_once(settings: Settings) -> bool:
     return ran_before
 
 
-class _Adopter:
+class Adopter:
     """Finds the spools that dead processes have left behind."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, meters: Meters) -> None:
         self._settings = settings
+        self._meters = meters
         self._broken: set[Path] = set()
 
     def adopt(self) -> list[Spool]:
@@ -229,6 +234,7 @@ class _Adopter:
             except OSError as error:
                 if directory not in self._broken:
                     self._broken.add(directory)
+                    self._meters.count("pipeline_internal_errors_total", "forwarder")
                     _log.error("spool_unreadable", spool=directory.name, reason=str(error))
                 continue
             adopted.append(spool)
@@ -237,13 +243,12 @@ class _Adopter:
 
 
 @contextlib.contextmanager
-def _opened_spool(settings: Settings) -> Iterator[Spool]:
+def opened_spool(settings: Settings) -> Iterator[Spool]:
     """Yield this process's own spool."""
     parent = settings.data_dir / SPOOLS
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        own = _spool(settings, parent / uuid.uuid4().hex)
-        own.open()
+        own = _new_spool(settings, parent)
     except OSError as error:
         raise SettingError(f"PIPELINE_DATA_DIR (--data-dir): can't spool in {parent}: {error}") from None
     try:
@@ -251,6 +256,18 @@ def _opened_spool(settings: Settings) -> Iterator[Spool]:
     finally:
         with contextlib.suppress(Unavailable):
             own.close()
+
+
+def _new_spool(settings: Settings, parent: Path) -> Spool:
+    """Return a new open spool, or raise OSError; one that another process took for left behind is its."""
+    for _ in range(SPOOL_TRIES):
+        spool = _spool(settings, parent / uuid.uuid4().hex)
+        try:
+            spool.open()
+        except (BlockingIOError, FileNotFoundError):
+            continue
+        return spool
+    raise BlockingIOError(f"each of {SPOOL_TRIES} new spools was locked by another process")
 
 
 def _spool(settings: Settings, directory: Path) -> Spool:

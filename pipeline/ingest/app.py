@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
@@ -26,7 +27,7 @@ from pipeline.contract.record import Record
 from pipeline.ingest import ids, openapi
 from pipeline.ingest.body import CODINGS, IDENTITY, Crowded, Gone, Held, Memory, read_body
 from pipeline.ingest.clientip import ClientIp, shown_ip
-from pipeline.ingest.limits import Limit, Limits
+from pipeline.ingest.limits import LATEST_ANSWER_S, Limit, Limits
 from pipeline.metrics import Meters
 from pipeline.stages import receive
 from pipeline.stages.receive import Answer, Reception
@@ -42,6 +43,10 @@ LIMITED_RETRY_AFTER_S: Final = 60
 MEMORY_LIMIT_BYTES: Final = 256 * 1024 * 1024
 LARGE_BYTES: Final = 256 * 1024
 """A session of 24 h is half of it; what is larger is looked into on a thread of its own."""
+MANY_COMMAS: Final = 500
+"""An Edge body with more may hold as many items, each an upload, and goes to such a thread too."""
+APART_THREADS: Final = 2
+"""Those threads: others that the loop needs are never full of such bodies, nor is the memory."""
 SENT_ID_CHARACTERS: Final = 64
 HEADER_CHARACTERS: Final = 256
 
@@ -63,6 +68,8 @@ _READ: Final = frozenset(
 _ALLOW: Final = ("allow", "OPTIONS, POST")
 _PROBLEM: Final = ("content-type", "application/problem+json")
 
+Received = tuple[Reception, tuple[Record, ...]]
+"""What the door decided, and its records."""
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -101,6 +108,7 @@ class App:
     def __init__(self, door: Door) -> None:
         self._door = door
         self._memory = Memory(door.memory_limit_bytes)
+        self._apart = ThreadPoolExecutor(APART_THREADS, "apart")
         self._pages = _pages(door)
         prefixes = {"", "/" + door.path_prefix.strip("/")} if door.path_prefix.strip("/") else {""}
         self._places = {receive.EDGE: Place(receive.EDGE)} | {
@@ -153,12 +161,16 @@ class App:
             return answer._replace(headers=(*answer.headers, ("accept-encoding", ", ".join(CODINGS))))
         return answer
 
-    async def _stored(self, request: receive.Request, trace: Headers) -> Answer:
+    async def _stored(
+        self, request: receive.Request, trace: Headers, received: Received | None = None
+    ) -> Answer:
         door = self._door
-        if len(request.body) > LARGE_BYTES:  # its work is shared with everybody else's, not before it
-            reception, records = await asyncio.to_thread(self._received, request, trace)
-        else:
-            reception, records = self._received(request, trace)
+        is_much = len(request.body) > LARGE_BYTES or (
+            request.path == receive.EDGE and request.body.count(b",") > MANY_COMMAS
+        )
+        if is_much and received is None:
+            return await self._stored_apart(request, trace)
+        reception, records = received or self._received(request, trace)
         if reception.uploads and self._is_over_a_limit(reception):
             return receive.unavailable(request, LIMITED_RETRY_AFTER_S)
         if records:
@@ -176,7 +188,20 @@ class App:
             door.meters.count("pipeline_uploads_total", upload.value.verdict)
         return reception.answer
 
-    def _received(self, request: receive.Request, trace: Headers) -> tuple[Reception, tuple[Record, ...]]:
+    async def _stored_apart(self, request: receive.Request, trace: Headers) -> Answer:
+        """Do the same for a body whose work is shared with everybody else's, not before it."""
+        try:
+            async with asyncio.timeout(LATEST_ANSWER_S):
+                looking = asyncio.get_running_loop().run_in_executor(
+                    self._apart, self._received, request, trace
+                )
+                return await self._stored(request, trace, await looking)
+        except TimeoutError:
+            self._door.meters.count("pipeline_store_failures_total")
+            _log.error("not_stored", request=_suffix(request), error="too much else is looked into")
+            return receive.unavailable(request, RETRY_AFTER_S)
+
+    def _received(self, request: receive.Request, trace: Headers) -> Received:
         """Return what the door decided and its records; a fault of ours becomes a verdict of its own."""
         door = self._door
         reception = door.topology.receive(request, door.new_id)

@@ -17,6 +17,8 @@ from pipeline.session.datastream import Datastream
 
 HOUR_S: Final = 3_600.0
 MINUTE_S: Final = 60.0
+LATEST_ANSWER_S: Final = 4.5
+"""How long an answer that waits for anything may take to be made: SDKs wait 5 s."""
 
 
 class Limit(StrEnum):

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pipeline.stages import receive
 from pipeline.wire import schemas
-from pipeline.wire.problems import RULES
+from pipeline.wire.problems import MOST_ITEMS, MOST_PROBLEMS, RULES
 from pipeline.wire.responses import EDGE_ERRORS
 
 _PROBLEM: Final = "application/problem+json"
@@ -200,7 +200,7 @@ _STYLE: Final = (
 
 _PROBLEM_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
-    "description": "RFC 9457, with every problem of the body.",
+    "description": f"RFC 9457, with the first {MOST_PROBLEMS} problems of the body.",
     "properties": {
         "type": {"type": "string"},
         "title": {"type": "string"},
@@ -243,7 +243,7 @@ def _media_collection(summary: str, *, deprecated: bool = False) -> dict[str, An
         },
         "responses": {
             "201": created,
-            "400": _problem("Every problem of the body with its JSON Pointer; the body is kept."),
+            "400": _problem("The problems of the body with their JSON Pointers; the body is kept."),
             **{str(status): _problem(text, status) for status, text in _COMMON.items()},
         },
     }
@@ -277,7 +277,9 @@ def _edge(*, hint: bool) -> dict[str, Any]:
         parameters.append({"name": "hint", "in": "path", "required": True, "schema": {"type": "string"}})
     body = {
         "type": "object",
-        "properties": {"events": {"type": "array", "minItems": 1, "items": {"type": "object"}}},
+        "properties": {
+            "events": {"type": "array", "minItems": 1, "maxItems": MOST_ITEMS, "items": {"type": "object"}}
+        },
         "required": ["events"],
     }
     answer = {"content": {_JSON: {"schema": {"$ref": "#/components/schemas/EdgeAnswer"}}}}

@@ -1,8 +1,13 @@
-"""Several ingest processes on one port: the parent listens, watches its children and starts them again."""
+"""Several ingest processes on one port: the parent listens, watches its children and starts them again.
+
+A child whose parent is killed ends as at SIGTERM (on Linux): it would hold the port against a restart.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import shutil
 import signal
 import socket
@@ -23,6 +28,7 @@ METRICS: Final = "metrics"
 BAD_SETTING: Final = 2
 LOOK_S: Final = 0.2
 AGAIN_S: Final = 1.0
+PR_SET_PDEATHSIG: Final = 1
 STOP_MARGIN_S: Final = 20.0
 COMMAND: Final = (sys.executable, "-c", "from pipeline.cli import main; main()", "ingest")
 
@@ -56,7 +62,20 @@ def serve_by_processes(settings: Settings, listener: socket.socket) -> int:
 
 
 def _started(environ: Mapping[str, str], listener: socket.socket) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(COMMAND, env=environ, pass_fds=[listener.fileno()])  # noqa: S603 - ours
+    parent, system = os.getpid(), ctypes.CDLL(None)
+
+    def end_with_parent() -> None:
+        if sys.platform == "linux":
+            system.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # it ended before it could be told
+                os._exit(1)
+
+    return subprocess.Popen(  # noqa: S603 - ours
+        COMMAND,
+        env=environ,
+        pass_fds=[listener.fileno()],
+        preexec_fn=end_with_parent,  # noqa: PLW1509 - two system calls, no lock can be held
+    )
 
 
 def _stopped(children: list[subprocess.Popen[bytes]], patience_s: float) -> list[int]:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from enum import Enum, auto
+from http import HTTPStatus
 from typing import Any, ClassVar, Final
 from weakref import WeakSet
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from pipeline.wire import responses
 
 HEAD_DEADLINE_S: Final = 5.0
 BODY_DEADLINE_S: Final = 30.0
@@ -31,14 +34,22 @@ PIPELINE_LIMIT: Final = 16
 """Requests that a client may send before it has read the first answer."""
 
 
-def _answer(status: bytes, *headers: bytes) -> bytes:
-    fixed = (b"HTTP/1.1 " + status, b"access-control-allow-origin: *", b"connection: close")
-    return b"\r\n".join((*fixed, *headers, b"content-length: 0", b"", b""))
+def _answer(status: HTTPStatus, *headers: bytes, body: bytes = b"") -> bytes:
+    start = f"HTTP/1.1 {status.value} {status.phrase}".encode()
+    fixed = (b"access-control-allow-origin: *", b"connection: close", b"content-length: %d" % len(body))
+    return b"\r\n".join((start, *fixed, *headers, b"", body))
 
 
-_TOO_SLOW: Final = _answer(b"408 Request Timeout")
-_TOO_LARGE: Final = _answer(b"431 Request Header Fields Too Large")
-_TOO_MANY: Final = _answer(b"503 Service Unavailable", b"retry-after: 60")
+def _problem(status: HTTPStatus, detail: str, *headers: bytes) -> bytes:
+    body = responses.problem(status, detail)
+    return _answer(status, b"content-type: application/problem+json", *headers, body=body)
+
+
+_TOO_SLOW: Final = _problem(HTTPStatus.REQUEST_TIMEOUT, "The body did not come in time; nothing is kept.")
+_TOO_LARGE: Final = _answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+_TOO_MANY: Final = _problem(
+    HTTPStatus.SERVICE_UNAVAILABLE, "There are too many connections; send it again later.", b"retry-after: 60"
+)
 
 
 class _Phase(Enum):

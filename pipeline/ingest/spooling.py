@@ -14,6 +14,7 @@ import structlog
 
 from pipeline.contract.ports import NeverTaken, Unavailable, UploadSink
 from pipeline.contract.record import Record
+from pipeline.ingest.limits import LATEST_ANSWER_S
 from pipeline.log.spool import Totals, Waiting
 from pipeline.metrics import Meters
 
@@ -33,7 +34,7 @@ class SpooledSink:
     Kafka's producer keeps to the acknowledgement deadline by itself, the spool to `spool_deadline_s`. A
     partition that did not acknowledge in time is stalled, or all are, when Kafka took nothing else meanwhile:
     such uploads go straight to the spool, so that answers stay quick and nothing piles up, until the
-    forwarder has got one of them through.
+    forwarder has got one of them through. Whatever is tried, `store` ends within `LATEST_ANSWER_S`.
     """
 
     def __init__(
@@ -59,22 +60,31 @@ class SpooledSink:
         stalled, is_framed = self._stalled, self._is_framed
         everything = self._is_all_stalled
         kept = [r for r in records if everything or r.partition in stalled or not is_framed(r)]
-        tried = [r for r in records if r not in kept] if kept else records
+        began = asyncio.get_running_loop().time() if kept else 0.0
+        tried = _without(records, kept) if kept else records
         missed = await self._missed(tried) if tried else ()
         if not kept and not missed:
             return
-        left = [record for record in records if record in kept or record in missed]
+        left = _without(records, _without(tried, missed))
         try:
             async with asyncio.timeout(self._spool_deadline_s):
                 await self._spool.store(left)
         except (Unavailable, TimeoutError) as error:
             # Then a stalled partition is tried after all: it may be well, and nobody else would find out.
             _log.error("not_spooled", reason=repr(error))
-            if missed or not all(map(self._is_framed, kept)) or await self._missed(kept):
+            if missed or not all(map(self._is_framed, kept)) or await self._still_missed(kept, began):
                 raise
             self.resume({record.partition for record in kept})
         else:
             self._meters.count("pipeline_spooled_total", by=len(left))
+
+    async def _still_missed(self, kept: Sequence[Record], began: float) -> bool:
+        """Give Kafka what was meant for the spool; return whether it has not taken it in the time left."""
+        try:
+            async with asyncio.timeout_at(began + LATEST_ANSWER_S):
+                return bool(await self._missed(kept))
+        except TimeoutError:
+            return True
 
     def resume(self, partitions: Collection[int]) -> None:
         """Go back to Kafka with these partitions: it has just stored something there."""
@@ -102,6 +112,12 @@ class SpooledSink:
             return [records[place] for place in sorted(error.refused)]
         self._taken += 1
         return ()
+
+
+def _without(records: Sequence[Record], others: Sequence[Record]) -> list[Record]:
+    """Return those of the records, in order, that are not among the others (the very same objects)."""
+    gone = set(map(id, others))
+    return [record for record in records if id(record) not in gone]
 
 
 class Source(Protocol):
@@ -165,6 +181,10 @@ class Forwarder:
             except (Unavailable, OSError) as error:
                 _log.warning("not_forwarded", reason=str(error))
                 await asyncio.sleep(RETRY_S)
+            except Exception as error:  # noqa: BLE001 - what is spooled must go out, whatever else is broken
+                self._meters.count("pipeline_internal_errors_total", "forwarder")
+                _log.error("not_forwarded", reason=type(error).__name__)
+                await asyncio.sleep(RETRY_S)
 
     async def adopt(self) -> None:
         """Take over the spools that dead processes have left behind; a start does it before it serves."""
@@ -173,6 +193,7 @@ class Forwarder:
 
     async def forward_once(self) -> int:
         """Forward what waits; return how many records left, or raise `Unavailable` when none could."""
+        self._measure()
         gone = 0
         failure: Unavailable | None = None
         for spool in (*self._adopted, self._own):
@@ -264,6 +285,7 @@ class Forwarder:
         self._meters.set("pipeline_spool_records", sum(t.records for t in totals))
         self._meters.set("pipeline_spool_bytes", sum(t.bytes for t in totals))
         self._meters.set("pipeline_spool_set_aside_records", sum(t.set_aside for t in totals))
+        self._meters.set("pipeline_spool_set_aside_bytes", sum(t.set_aside_bytes for t in totals))
 
 
 def _bounded(batch: Sequence[Waiting]) -> Sequence[Waiting]:

@@ -57,6 +57,12 @@ class Totals(NamedTuple):
     oldest_ms: int | None
     """Time of receipt of the oldest waiting record; `None` when nothing waits."""
     set_aside: int
+    set_aside_bytes: int = 0
+
+    @property
+    def all_bytes(self) -> int:
+        """What the limit counts."""
+        return self.bytes + self.set_aside_bytes
 
 
 class Spool:
@@ -81,28 +87,27 @@ class Spool:
         self._writer: Writer | None = None
         self._reader: sqlite3.Connection | None = None
         self._totals = Totals(0, 0, None, 0)
-        self._grown = [0, 0]
-        """Records and bytes that the open transaction adds."""
+        self._grown = [0, 0, 0, 0]
+        """What the open transaction adds: records and bytes that wait, records and bytes set aside."""
         self._changed = threading.Lock()
 
     def open(self) -> None:
-        """Lock and open the spool, or raise OSError (`BlockingIOError` when another process has it)."""
+        """Lock and open the spool, or raise OSError: damaged, or another's (`BlockingIOError`)."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        lock = (self.directory / LOCK_NAME).open("w")
-        try:
+        with contextlib.ExitStack() as opened:
+            lock = opened.enter_context((self.directory / LOCK_NAME).open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._keep_schema()
-            connection = self._connected()
-            _synced(self.directory, self.directory.parent)
-        except OSError:
-            lock.close()
-            raise
+            try:
+                self._keep_schema()
+                connection = opened.enter_context(contextlib.closing(self._connected()))
+                reader = opened.enter_context(contextlib.closing(self._connected()))
+                _synced(self.directory, self.directory.parent)
+                self._totals = _counted(connection)
+            except (sqlite3.Error, ValueError) as error:  # a page, or the schema's file, gone bad
+                raise OSError(f"{self.directory.name} is damaged: {error}") from None
+            opened.pop_all()
         self._lock = lock
-        self._reader = self._connected()
-        self._grown = list(
-            connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM waiting").fetchone()
-        )
-        self._on_commit(connection)
+        self._reader = reader
         self._writer = Writer(connection, lambda: self._on_commit(connection), self._on_undone)
 
     def close(self, *, remove_if_empty: bool = True) -> None:
@@ -134,10 +139,10 @@ class Spool:
         ]
 
         def work(connection: sqlite3.Connection) -> None:
-            if self.totals.bytes + self._grown[1] + size > self._most_bytes:
+            if self.totals.all_bytes + self._grown[1] + self._grown[3] + size > self._most_bytes:
                 raise Refused(Unavailable("the spool is full (PIPELINE_SPOOL_LIMIT_BYTES)"))
             connection.executemany(_INSERT, rows)
-            self._grow(len(rows), size)
+            self._grow(waiting=(len(rows), size))
 
         if self._is_too_old():
             raise Unavailable("the oldest spooled upload is too old (PIPELINE_SPOOL_MAX_AGE_S)")
@@ -151,7 +156,7 @@ class Spool:
             self._writer is not None
             and self._writer.is_well
             and self._has_room()
-            and self.totals.bytes < self._most_bytes
+            and self.totals.all_bytes < self._most_bytes
             and not self._is_too_old()
         )
 
@@ -190,7 +195,8 @@ class Spool:
                 f"SELECT id, {_COLUMNS}, ? FROM waiting WHERE id = ?",
                 (reason, number),
             )
-            self._delete(connection, [number])
+            size = self._delete(connection, [number])
+            self._grow(set_aside=(size > 0, size))
 
         self._writing().submit(work).result()
 
@@ -222,40 +228,52 @@ class Spool:
             connection = sqlite3.connect(
                 self.directory / FILE_NAME, isolation_level=None, check_same_thread=False
             )
+        except sqlite3.Error as error:
+            raise OSError(f"{FILE_NAME}: {error}") from None
+        try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA busy_timeout = {tables.BUSY_TIMEOUT_MS}")
             connection.executescript(_TABLES)
         except sqlite3.Error as error:
+            connection.close()
             raise OSError(f"{FILE_NAME}: {error}") from None
         return connection
 
-    def _delete(self, connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
+    def _delete(self, connection: sqlite3.Connection, numbers: Sequence[int]) -> int:
+        """Remove what is still there of these; return its bytes."""
+        removed = 0
         for number in numbers:
             row = connection.execute("SELECT bytes FROM waiting WHERE id = ?", (number,)).fetchone()
             if row is not None:
                 connection.execute("DELETE FROM waiting WHERE id = ?", (number,))
-                self._grow(-1, -row[0])
+                self._grow(waiting=(-1, -row[0]))
+                removed += row[0]
+        return removed
 
-    def _grow(self, records: int, size: int) -> None:
-        self._grown[0] += records
-        self._grown[1] += size
+    def _grow(self, waiting: tuple[int, int] = (0, 0), set_aside: tuple[int, int] = (0, 0)) -> None:
+        for place, more in enumerate((*waiting, *set_aside)):
+            self._grown[place] += more
 
     def _on_commit(self, connection: sqlite3.Connection) -> None:
-        oldest = connection.execute("SELECT timestamp_ms FROM waiting ORDER BY id LIMIT 1").fetchone()
-        (set_aside,) = connection.execute("SELECT count(*) FROM set_aside").fetchone()
+        before = self._totals
+        try:
+            oldest_ms = _oldest_ms(connection)
+        except sqlite3.Error:  # what was committed stays so; the forwarder meets the damage in `oldest`
+            oldest_ms = before.oldest_ms
+        records, size, set_aside, set_aside_bytes = self._grown
         with self._changed:
-            before = self._totals
             self._totals = Totals(
-                before.records + self._grown[0],
-                before.bytes + self._grown[1],
-                oldest[0] if oldest else None,
-                set_aside,
+                before.records + records,
+                before.bytes + size,
+                oldest_ms,
+                before.set_aside + set_aside,
+                before.set_aside_bytes + set_aside_bytes,
             )
         self._on_undone()
 
     def _on_undone(self) -> None:
-        self._grown = [0, 0]
+        self._grown = [0, 0, 0, 0]
 
     def _reading(self) -> sqlite3.Connection:
         if self._reader is None:
@@ -266,6 +284,17 @@ class Spool:
         if self._writer is None:
             raise Unavailable("the spool is not open")
         return self._writer
+
+
+def _counted(connection: sqlite3.Connection) -> Totals:
+    records, size = connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM waiting").fetchone()
+    set_aside = connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM set_aside").fetchone()
+    return Totals(records, size, _oldest_ms(connection), *set_aside)
+
+
+def _oldest_ms(connection: sqlite3.Connection) -> int | None:
+    row = connection.execute("SELECT timestamp_ms FROM waiting ORDER BY id LIMIT 1").fetchone()
+    return int(row[0]) if row else None
 
 
 def _synced(*directories: Path) -> None:

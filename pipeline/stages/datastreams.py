@@ -72,7 +72,9 @@ OPTIONS: Final[dict[str, Option]] = {
         "Most requests a second, beyond it 503; 0 is no limit. Lossy: Android gives up after three tries.",
     ),
     "refused_bytes_per_hour": Option(
-        int, "Most bytes of refused bodies kept an hour, beyond it 503; 0 is the ingest's own quota."
+        int,
+        "Most bytes of refused bodies kept an hour, beyond it 503; 0 is the ingest's own quota. A body "
+        "counts for the datastream that it names, as far as it can be read, else for the open one.",
     ),
     "pseudonymise": Option(
         list,

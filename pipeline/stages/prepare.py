@@ -19,7 +19,7 @@ from pipeline.session.pseudonyms import pseudonymised
 from pipeline.stages.datastreams import Directory
 from pipeline.stages.receive import ACCEPTED
 from pipeline.wire import media_collection, media_edge
-from pipeline.wire.problems import Problem, Rejected
+from pipeline.wire.problems import MOST_PROBLEMS, Problem, Rejected
 
 REASONS: Final[dict[str, str]] = {
     "body_too_large": "The body was larger than the limit; what arrived up to it is kept.",
@@ -29,7 +29,7 @@ REASONS: Final[dict[str, str]] = {
     "datastream_disabled": "The datastream is switched off.",
     "door_disagrees": "Door and worker judged the upload differently: an alarm.",
     "internal_error": "An unexpected exception at the door or in a stage: an alarm.",
-    "invalid": "The body broke rules of its API; every problem is listed.",
+    "invalid": f"The body broke rules of its API; the first {MOST_PROBLEMS} problems are listed.",
     "record_too_large": "What the upload gives is larger than the topics take, or than "
     "PIPELINE_WORKER_OUTPUT_BYTES.",
     "undecodable": "The record of media.uploads could not be decoded.",
@@ -98,7 +98,7 @@ def _identified(upload: Upload, directory: Directory) -> Identified | Refusal:
         return Refusal(upload.reason or "invalid", _problems(upload))
     datastream = directory.by_id(upload.datastream_id)
     if datastream is None:
-        return Refusal("unknown_datastream")
+        return Refusal(upload.reason or "unknown_datastream", _problems(upload))
     try:
         session = _decoded(upload, datastream)
     except Rejected as rejected:

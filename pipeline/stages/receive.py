@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import PurePath
 from typing import Final, NamedTuple
@@ -21,7 +21,7 @@ from pipeline.session.identity import session_id, visitor_key, visitor_key_of
 from pipeline.session.model import Form, Session
 from pipeline.stages.datastreams import Directory
 from pipeline.wire import media_collection, media_edge, responses
-from pipeline.wire.problems import Problem, Rejected
+from pipeline.wire.problems import MOST_PROBLEMS, Problem, Rejected, cut, more
 from pipeline.wire.typed import Glance, glance
 
 DOWNLOADED: Final = "/api/v1/downloaded"
@@ -30,6 +30,9 @@ EDGE: Final = "/ee/va/v1/downloaded"
 
 ACCEPTED: Final = "accepted"
 REJECTED: Final = "rejected"
+
+LEAST_PROBLEMS: Final = 2
+"""So many are told of every item: a missing identity, which is more than the item's fault, is among them."""
 
 _JSON_TYPES: Final = frozenset({"", "application/json", "text/plain", "text/javascript"})
 _DEPRECATED: Final = (
@@ -164,7 +167,10 @@ def _receive_media_collection(
 
 
 def _judge_media_collection(request: Request, directory: Directory, seen: Glance | None) -> _Verdict:
-    session = None if seen else media_collection.decode(request.body, request.path)
+    try:
+        session = None if seen else media_collection.decode(request.body, request.path)
+    except Rejected as rejected:
+        return _refused(request, directory.by_report_suites(rejected.report_suites), rejected)
     suites = session.routing.report_suites if session else seen.report_suites if seen else ()
     datastream = directory.by_report_suites(suites)
     if datastream is None:
@@ -176,13 +182,24 @@ def _judge_media_collection(request: Request, directory: Directory, seen: Glance
     if too_large:
         return _Verdict(413, datastream.id, (too_large,), too_large.rule)
     if datastream.strict:
-        session = media_collection.decode(request.body, request.path, strict=True)
+        try:
+            session = media_collection.decode(request.body, request.path, strict=True)
+        except Rejected as rejected:
+            return _refused(request, datastream, rejected)
     if session is not None:
         return _accepted(session, datastream, 201)
     assert seen is not None  # noqa: S101 - what was not decoded was seen
     identity = seen.session_id(datastream.id)
     key = visitor_key_of(seen.visitor, datastream.id, identity)
     return _Verdict(201, datastream.id, session_id=identity, key=key)
+
+
+def _refused(request: Request, datastream: Datastream | None, rejected: Rejected) -> _Verdict:
+    """Return the verdict of an invalid body: it is that datastream's which it names, else the open one's."""
+    if datastream is None:
+        return _Verdict(400, "", rejected.problems, "invalid")
+    _require_key(request, datastream)
+    return _Verdict(400, datastream.id, rejected.problems, "invalid")
 
 
 def _require_key(request: Request, datastream: Datastream) -> None:
@@ -235,7 +252,7 @@ def _receive_edge(request: Request, directory: Directory, new_id: Callable[[], s
         return _fatal(request, "EXEG-0002-400", (problem,), new_id())
     datastream = directory.by_id(request.config_id)
     if datastream is None:
-        problem = Problem("", "unknown_datastream", f"no datastream {request.config_id!r}")
+        problem = Problem("", "unknown_datastream", cut(f"no datastream {request.config_id!r}"))
         return _fatal(request, "EXEG-0003-400", (problem,), new_id())
     if datastream.disabled:
         problem = Problem("", "datastream_disabled", f"datastream {datastream.id!r} is switched off")
@@ -253,7 +270,7 @@ def _receive_edge(request: Request, directory: Directory, new_id: Callable[[], s
     except Rejected as rejected:
         code = responses.edge_code(rejected.problems)
         return _fatal(request, code, rejected.problems, new_id(), datastream)
-    verdicts = [_judged(partial(_judge_edge, item, datastream), 200, datastream.id) for item in items]
+    verdicts = _judged_edge(items, datastream)
     nobody = next((v.problems for v in verdicts if media_edge.lacks_identity(v.problems)), ())
     if nobody:
         return _fatal(request, "EXEG-0306-400", nobody, new_id(), datastream)
@@ -267,6 +284,20 @@ def _receive_edge(request: Request, directory: Directory, new_id: Callable[[], s
     )
     faults = tuple(fault for verdict in verdicts for fault in _faults(verdict))
     return Reception(Answer(207 if errors else 200, (_JSON,), body), uploads, faults)
+
+
+def _judged_edge(items: Sequence[bytes], datastream: Datastream) -> list[_Verdict]:
+    """Return the verdict of each item; together they tell about as many problems as one body may."""
+    verdicts = []
+    left = MOST_PROBLEMS
+    for item in items:
+        verdict = _judged(partial(_judge_edge, item, datastream), 200, datastream.id)
+        if len(verdict.problems) > max(left, LEAST_PROBLEMS):
+            told = verdict.problems[: max(left, LEAST_PROBLEMS)]
+            verdict = verdict._replace(problems=(*told, more("$", len(told), 0)))
+        left -= len(verdict.problems)
+        verdicts.append(verdict)
+    return verdicts
 
 
 def _judge_edge(item: bytes, datastream: Datastream) -> _Verdict:

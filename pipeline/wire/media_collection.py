@@ -19,7 +19,7 @@ from pipeline.session.model import (
 )
 from pipeline.wire.body import count_keys, duplicate_key, parse
 from pipeline.wire.moments import LAST_MS
-from pipeline.wire.problems import Problem, Rejected
+from pipeline.wire.problems import Full, Problem, Problems, Rejected, cut, more
 from pipeline.wire.tables import (
     BARE,
     CUSTOMER_ID,
@@ -51,14 +51,21 @@ def decode(body: bytes, path: str, *, strict: bool = False) -> Session:
     if not elements:
         raise Rejected((Problem("", "empty", "the array has no events"),))
     reader = _Reader(strict=strict)
-    events = [reader.event(index, element) for index, element in enumerate(elements)]
-    reader.whole(elements[0], path)
-    if reader.problems:
-        raise Rejected(tuple(sorted(reader.problems, key=lambda p: -1 if p.index is None else p.index)))
+    events: list[Event | None] = []
+    try:
+        events = [reader.event(index, element) for index, element in enumerate(elements)]
+        reader.whole(elements[0], path)
+    except Full as full:
+        left = 0 if events or full.index is None else len(elements) - full.index - 1
+        told = _in_order(reader.problems)
+        raise Rejected((*told, more("", len(told), left)), _named(elements[0])) from None
+    if reader.problems.found:
+        raise Rejected(_in_order(reader.problems), _named(elements[0]))
     twice = duplicate_key(body, reader.keys)
     if twice is not None:
-        pointer = "".join(f"/{_escaped(str(step))}" for step in twice)
-        raise Rejected((Problem(pointer, "duplicate_key", "the key stands twice in one object"),))
+        pointer = cut("".join(f"/{_escaped(str(step))}" for step in twice))
+        problem = Problem(pointer, "duplicate_key", "the key stands twice in one object")
+        raise Rejected((problem,), _named(elements[0]))
     params = elements[0]["params"]
     return Session(
         form=Form.MEDIA_COLLECTION,
@@ -68,6 +75,17 @@ def decode(body: bytes, path: str, *, strict: bool = False) -> Session:
         implementation=_IMPLEMENTATION,
         flags=frozenset(reader.flags),
     )
+
+
+def _in_order(problems: Problems) -> tuple[Problem, ...]:
+    return tuple(sorted(problems.found, key=lambda p: -1 if p.index is None else p.index))
+
+
+def _named(first: Any) -> tuple[str, ...]:
+    """Return the report suites that a refused body names."""
+    params = first.get("params") if type(first) is dict else None
+    listed = params.get("analytics.reportSuite") if type(params) is dict else None
+    return report_suites_of(listed) if type(listed) is str else ()
 
 
 def _not_array(value: Any, path: str) -> Problem:
@@ -85,7 +103,7 @@ class _Reader:
     __slots__ = ("_index", "_kept", "_starts", "_strict", "_type", "flags", "keys", "problems")
 
     def __init__(self, *, strict: bool) -> None:
-        self.problems: list[Problem] = []
+        self.problems = Problems()
         self.flags: set[str] = set()
         self.keys = 0
         self._strict = strict
@@ -332,7 +350,7 @@ class _Reader:
             self._kept[place.partition("/")[2].partition("/")[2] or "members"] = strange
 
     def _problem(self, pointer: str, rule: str, message: str) -> None:
-        self.problems.append(Problem(pointer, rule, message, self._index, self._type))
+        self.problems.add(pointer, rule, message, self._index, self._type)
 
 
 _NESTED: Final[dict[Kind, tuple[str, ...]]] = {

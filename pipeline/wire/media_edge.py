@@ -22,7 +22,7 @@ from pipeline.session.model import (
 )
 from pipeline.wire.body import count_keys, duplicate_key, parse
 from pipeline.wire.moments import Moment, parse_moment
-from pipeline.wire.problems import Problem, Rejected
+from pipeline.wire.problems import MOST_ITEMS, Full, Problem, Problems, Rejected, cut, more
 from pipeline.wire.tables import (
     EDGE_DETAIL_MEMBERS,
     EDGE_DETAILS,
@@ -60,6 +60,9 @@ def split(body: bytes) -> tuple[bytes, ...]:
         raise Rejected((Problem("$.events", "type", "must be an array"),))
     if not events:
         raise Rejected((Problem("$.events", "empty", "has no events"),))
+    if len(events) > MOST_ITEMS:
+        message = f"has {len(events)} items, {MOST_ITEMS} are allowed: send them in several requests"
+        raise Rejected((Problem("$.events", "too_many_items", message),))
     if body.count(b'"events"') != 1 or b"\\u" in body:  # a key may be written with escapes
         twice = duplicate_key(body, count_keys(request))
         if twice is not None:
@@ -69,16 +72,21 @@ def split(body: bytes) -> tuple[bytes, ...]:
 
 def _stands_twice(way: tuple[str | int, ...]) -> Problem:
     place = "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in way)
-    return Problem(place, "duplicate_key", "the key stands twice in one object")
+    return Problem(cut(place), "duplicate_key", "the key stands twice in one object")
 
 
 def decode(item: bytes, datastream: Datastream, *, strict: bool = False) -> Session:
     """Return the session of one item, or raise `Rejected` with every problem of it."""
     value = parse(item)
     reader = _Reader(strict=strict, ignore_session_id=datastream.ignore_session_id)
-    session = reader.session(value, datastream)
-    if reader.problems or session is None:
-        raise Rejected(tuple(reader.problems))
+    try:
+        session = reader.session(value, datastream)
+    except Full as full:
+        told = reader.problems.found
+        left = 0 if full.index is None else len(value["xdm"]["mediaDownloadedEvents"]) - full.index - 1
+        raise Rejected((*told, more("$", len(told), left))) from None
+    if reader.problems.found or session is None:
+        raise Rejected(tuple(reader.problems.found))
     twice = duplicate_key(item, count_keys(value))
     if twice is not None:
         raise Rejected((_stands_twice(twice),))
@@ -96,7 +104,7 @@ class _Reader:
     __slots__ = ("_ignore_session_id", "_index", "_kept", "_strict", "_type", "flags", "problems")
 
     def __init__(self, *, strict: bool, ignore_session_id: bool) -> None:
-        self.problems: list[Problem] = []
+        self.problems = Problems()
         self.flags: set[str] = set()
         self._strict = strict
         self._ignore_session_id = ignore_session_id
@@ -325,7 +333,7 @@ class _Reader:
             return Visitor()
         identities: list[Identity] = []
         for namespace, items in sent.items():
-            place = f"$.xdm.identityMap.{namespace}"
+            place = f"$.xdm.identityMap.{cut(namespace)}"  # before every identity: never as long as a body
             if type(items) is not list:
                 self._problem(place, "type", "must be an array")
                 continue
@@ -431,7 +439,7 @@ class _Reader:
         return kept
 
     def _problem(self, pointer: str, rule: str, message: str) -> None:
-        self.problems.append(Problem(pointer, rule, message, self._index, self._type))
+        self.problems.add(pointer, rule, message, self._index, self._type)
 
 
 _ITEM_MEMBERS: Final = frozenset({"xdm", "_data"})

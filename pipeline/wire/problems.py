@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+MOST_ITEMS: Final = 1_000
+"""So many sessions may come in one Media Edge request: each costs more than the three bytes it may have."""
+MOST_PROBLEMS: Final = 250
+"""So many problems of a body, or of a Media Edge request, are told; then the rest is not looked into."""
+PROBLEM_BYTES: Final = 32 * 1024
+"""So much text those problems have together, in UTF-8: half of what a record has room for beside its body."""
+TEXT_CHARACTERS: Final = 200
+"""A pointer, a message or an event type is cut to it: a key of a body may be as long as the body."""
+TOO_MANY: Final = "too_many_problems"
+
 RULES: Final[dict[str, str]] = {
     "additionalProperties": "A key that may not be there (strict datastreams; customMetadata key pattern).",
     "anyOf": "None of the alternatives is there (statesUpdate needs statesStart or statesEnd).",
@@ -28,6 +38,8 @@ RULES: Final[dict[str, str]] = {
     "pattern": "The string doesn't have the wanted form.",
     "required": "A key that must be there is missing.",
     "second_session_start": "A second sessionStart: one upload is one session.",
+    "too_many_items": f"More than {MOST_ITEMS:,} items in one Media Edge request.",
+    TOO_MANY: f"More than {MOST_PROBLEMS} problems, or {PROBLEM_BYTES:,} bytes of them: no more are told.",
     "type": "The value is of another type.",
     "undecodable": "A stored record can't be read.",
     "unknown_datastream": "No datastream has this id.",
@@ -46,9 +58,51 @@ class Problem(NamedTuple):
     event_type: str | None = None
 
 
-class Rejected(Exception):
-    """The data is wrong: every problem of the body, in order of appearance."""
+class Full(Exception):
+    """A body has more problems than are told: what is left of it is not looked into.
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    `index` is the event that it was met in, None outside of events.
+    """
+
+    def __init__(self, index: int | None) -> None:
+        super().__init__("too many problems")
+        self.index = index
+
+
+class Problems:
+    """The problems of one body, as they are found."""
+
+    def __init__(self) -> None:
+        self.found: list[Problem] = []
+        self._bytes = 0
+
+    def add(self, pointer: str, rule: str, message: str, index: int | None, event_type: str | None) -> None:
+        """Keep one problem, its texts cut, or raise `Full`."""
+        if len(self.found) >= MOST_PROBLEMS or self._bytes > PROBLEM_BYTES:
+            raise Full(index)
+        problem = Problem(cut(pointer), rule, cut(message), index, event_type and cut(event_type))
+        self.found.append(problem)
+        self._bytes += len(f"{problem.pointer}{rule}{problem.message}{problem.event_type}".encode())
+
+
+def cut(text: str) -> str:
+    """Return the text, or its start and an ellipsis when it is too long to be told."""
+    return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 1] + "…"
+
+
+def more(pointer: str, told: int, left: int) -> Problem:
+    """Return the last problem of a body that has too many; `left` events were not looked into."""
+    rest = f"{left} more events were not looked into" if left else "the others are not told"
+    return Problem(pointer, TOO_MANY, f"more than {told} problems: {rest}")
+
+
+class Rejected(Exception):
+    """The data is wrong: the problems of the body, in order of appearance; the last may be `TOO_MANY`.
+
+    `report_suites` are those that the body names all the same, where it could be read so far.
+    """
+
+    def __init__(self, problems: tuple[Problem, ...], report_suites: tuple[str, ...] = ()) -> None:
         super().__init__(f"{len(problems)} problems, first {problems[0]}")
         self.problems = problems
+        self.report_suites = report_suites

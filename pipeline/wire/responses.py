@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from pipeline.session.datastream import Datastream
-from pipeline.wire.problems import Problem
+from pipeline.wire.problems import TOO_MANY, Problem
 
 _TYPE: Final = "https://ns.adobe.com/aep/errors/"
 ITEM_ERROR: Final = "va-edge-0400-400"
@@ -43,7 +43,9 @@ EDGE_ERRORS: Final[dict[str, EdgeError]] = {
         401, "Invalid authorization token", "The header x-api-key does not hold the datastream's key."
     ),
     "EXEG-0101-400": EdgeError(400, "Invalid JSON request", "The body is not valid JSON in UTF-8."),
-    "EXEG-0102-400": EdgeError(400, "Invalid request field", "A field of the request has another type."),
+    "EXEG-0102-400": EdgeError(
+        400, "Invalid request field", "A field of the request has another type, or too many items."
+    ),
     "EXEG-0103-400": EdgeError(400, "Missing required value", "The request has no events."),
     "EXEG-0109-408": EdgeError(408, "Empty request", "The body is empty."),
     "EXEG-0306-400": EdgeError(
@@ -71,14 +73,16 @@ def problem(status: int, detail: str) -> bytes:
 
 
 def media_collection_problem(status: int, problems: Sequence[Problem]) -> bytes:
-    """Return the problem document of a refused Media Collection body, with every problem."""
+    """Return the problem document of a refused Media Collection body, with its problems."""
+    has_more = bool(problems) and problems[-1].rule == TOO_MANY
+    number = f"More than {len(problems) - 1}" if has_more else str(len(problems))
     plural = "" if len(problems) == 1 else "s"
     return _encode(
         {
             "type": "about:blank",
             "title": HTTPStatus(status).phrase,
             "status": status,
-            "detail": f"{len(problems)} problem{plural}; nothing of the body was accepted.",
+            "detail": f"{number} problem{plural}; nothing of the body was accepted.",
             "errors": [
                 {
                     "index": p.index,

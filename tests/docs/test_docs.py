@@ -9,11 +9,12 @@ import pytest
 
 from docs.generate import PAGES
 from pipeline import metrics, settings
+from pipeline.ingest.app import LARGE_BYTES
 from pipeline.session.datastream import Datastream, Rules
 from pipeline.session.flags import FLAGS
 from pipeline.stages.datastreams import OPTIONS, RULE_OPTIONS, parse_datastreams
 from pipeline.stages.prepare import REASONS
-from pipeline.wire.problems import RULES
+from pipeline.wire.problems import MOST_ITEMS, MOST_PROBLEMS, PROBLEM_BYTES, RULES, TEXT_CHARACTERS
 from pipeline.wire.responses import EDGE_ERRORS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +59,16 @@ def test_the_flags_that_the_code_sets_are_the_documented_ones() -> None:
     )
     unused = [name for name in FLAGS if f'"{name}"' not in sources]
     assert unused == []
+
+
+def test_the_bounds_of_the_front_door_are_the_documented_ones() -> None:
+    text = (ROOT / "docs" / "ingest.md").read_text()
+    bounds = {
+        f"{MOST_ITEMS:,}, else 400",
+        f"{MOST_PROBLEMS} problems, {PROBLEM_BYTES // 1024} KiB of text, {TEXT_CHARACTERS} characters",
+        f"over {LARGE_BYTES // 1024} KiB",
+    }
+    assert {bound for bound in bounds if bound not in text} == set()
 
 
 def test_every_option_of_a_datastream_is_in_its_table() -> None:

@@ -133,6 +133,54 @@ def test_refused_bytes_have_a_quota_that_good_uploads_do_not_touch() -> None:
     assert door.post(bad).status_code == 400
 
 
+BAD = GOOD.replace(b'"ts":', b'"then":')
+BAD_START = GOOD.replace(b'"media.id"', b'"media.ID"')
+UNREADABLE = b"x" * len(BAD)
+
+
+@pytest.mark.parametrize("bad", [BAD, BAD_START])
+def test_refused_bytes_count_for_the_datastream_whose_report_suite_they_name(bad: bytes) -> None:
+    door = Asked(directory(f"refused_bytes_per_hour = {len(bad) * 2}"), quota=10_000_000)
+    assert [door.post(bad).status_code for _ in range(4)] == [400, 400, 503, 503]
+    assert {upload["datastream_id"] for upload in door.uploads()} == {"film"}
+    assert door.post(UNREADABLE).status_code == 400, "what names none has the ingest's own quota"
+    assert door.post(GOOD).status_code == 201
+    text = door.meters.text()
+    assert b'pipeline_limited_total{limit="quota"} 2.0' in text
+    assert b"pipeline_refused_bytes_total %.1f" % (2 * len(bad) + len(UNREADABLE)) in text
+
+
+def test_an_invalid_body_too_needs_the_key_of_the_datastream_that_it_names() -> None:
+    door = Asked(directory('api_key = "s3cret"'))
+    assert [door.post(bad).status_code for bad in (BAD, BAD_START)] == [401, 401]
+    assert door.uploads() == []
+    assert door.post(BAD, x_api_key="s3cret").status_code == 400
+    assert door.post(UNREADABLE).status_code == 400
+
+
+def test_what_a_strict_datastream_refuses_is_its_own_and_the_worker_agrees() -> None:
+    found = parse_datastreams(
+        '[datastream.film]\nreport_suites = ["suite"]\nstrict = true\n[datastream.rest]\n'
+    )
+    codec = Codec(FakeSchemaIds())
+    pipeline = make_pipeline(FakeLog(position_maker(codec)), codec, found)
+    assert pipeline.send(GOOD.replace(b'"media.id"', b'"media.unheard":1,"media.id"')).status == 400
+    pipeline.carry()
+    (letter,) = pipeline.values("media.uploads.dlq")
+    assert (letter["reason"], letter["datastream_id"]) == ("invalid", "film")
+
+
+def test_a_body_that_names_no_datastream_is_nobodys_and_stays_invalid() -> None:
+    codec = Codec(FakeSchemaIds())
+    pipeline = make_pipeline(FakeLog(position_maker(codec)), codec, directory())
+    for body in (UNREADABLE, b"[1]", b'[{"params":[]}]', b'{"params":{}}', BAD.replace(b'"suite"', b"7")):
+        assert pipeline.send(body).status == 400
+    pipeline.carry()
+    letters = pipeline.values("media.uploads.dlq")
+    assert {(letter["reason"], letter["datastream_id"]) for letter in letters} == {("invalid", "")}
+    assert all(letter["problems"] for letter in letters)
+
+
 def test_invented_config_ids_share_one_quota() -> None:
     door = Asked(directory(), quota=len(EDGE_BODY) * 2)
     answers = [door.post(EDGE_BODY, edge(f"invented-{n}")).status_code for n in range(4)]

@@ -26,8 +26,10 @@ from pipeline.stages import receive
 from pipeline.stages.datastreams import OPEN_DIRECTORY, Directory
 from pipeline.topology import Topology
 from pipeline.wire.encode import to_media_collection, to_media_edge
+from pipeline.wire.problems import MOST_ITEMS
 from pipeline.wire.schemas import EVENT_TYPES
 from tests.fakes import FakeLog, FakeSchemaIds
+from tests.homes.uploading import make_pipeline
 from tests.stories import story
 
 GOOD = to_media_collection(story("0 start, 0 play, 9 end"))
@@ -238,6 +240,23 @@ def test_sessions_cannot_hide_behind_a_second_list_of_events(door: Asked, key: b
     answer = door.post(body, receive.EDGE + "?configId=any")
     assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[1]) == (400, "EXEG-0101-400")
     assert door.uploads()[0]["body"] == body
+
+
+def test_a_request_of_too_many_items_is_refused_and_kept_as_one_upload() -> None:
+    codec = Codec(FakeSchemaIds())
+    pipeline = make_pipeline(FakeLog(position_maker(codec)), codec)
+    bodies = [b'{"events":[' + b",".join([b"{}"] * (MOST_ITEMS + more)) + b"]}" for more in (0, 1)]
+    assert pipeline.send(bodies[0], receive.EDGE).status == 207
+    refused = pipeline.send(bodies[1], receive.EDGE)
+    found = json.loads(refused.body)
+    assert (refused.status, found["type"].rsplit("/", 1)[1]) == (400, "EXEG-0102-400")
+    assert found["report"]["errors"][0]["name"] == "$.events"
+    pipeline.carry()
+    letters = pipeline.values("media.uploads.dlq")
+    assert len(letters) == MOST_ITEMS + 1
+    (whole,) = [letter for letter in letters if letter["event_index"] is None]
+    assert (whole["reason"], bytes(whole["body"])) == ("invalid", bodies[1])
+    assert [problem["rule"] for problem in whole["problems"]] == ["too_many_items"]
 
 
 def test_when_nothing_can_be_stored_the_answer_is_503_with_retry_after(door: Asked) -> None:

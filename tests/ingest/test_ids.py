@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
+from types import FrameType
+from typing import Any
 
+from pipeline.ingest import ids
 from pipeline.ingest.ids import PAGE_BYTES, random_hex, uuid4
 
 
@@ -19,3 +23,24 @@ def test_hex_has_its_length_and_never_repeats() -> None:
     assert [len(one) for one in found] == [1, 16, 33, PAGE_BYTES, 16]
     assert found[1] != found[4]
     assert not found[2].startswith(found[1])
+
+
+def test_another_thread_between_any_two_lines_gets_other_ids() -> None:
+    others: list[str] = []
+
+    def between(frame: FrameType, _event: str, _argument: object) -> Any:
+        if frame.f_code.co_filename != ids.__file__:
+            return None
+        sys.settrace(None)  # the other thread's turn
+        others.append(random_hex(16))
+        sys.settrace(between)
+        return between
+
+    found = []
+    for _ in range(PAGE_BYTES):
+        sys.settrace(between)
+        one = random_hex(16)
+        sys.settrace(None)
+        found.append(one)
+    assert len(others) > len(found)
+    assert len({*found, *others}) == len(found) + len(others)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from pipeline.commands.ingest import Addresser
+from pipeline.commands.ingest import SPOOLS, Addresser, Adopter, opened_spool
 from pipeline.contract.partition import partition_of
 from pipeline.contract.ports import NeverTaken, Unavailable
 from pipeline.contract.record import Record
@@ -17,9 +19,10 @@ from pipeline.contract.topics import load_topics
 from pipeline.ingest.spooling import Forwarder, SpooledSink, Way
 from pipeline.log.spool import Spool
 from pipeline.metrics import Meters
+from pipeline.settings import load
 from pipeline.topology import UPLOADS
 from tests.fakes import FakeSchemaIds
-from tests.log.test_spool import opened, upload
+from tests.log.test_spool import DAMAGES, damaged, opened, upload
 
 UNFRAMED = b"no schema id yet"
 
@@ -31,11 +34,14 @@ class FakeKafka:
         self.taken: list[Record] = []
         self.asked = 0
         self.is_away = False
+        self.takes_s = 0.0
         self.never: set[bytes] = set()
         self.leaderless: set[int] = set()
 
     async def store(self, records: Sequence[Record]) -> None:
         self.asked += 1
+        if self.takes_s:
+            await asyncio.sleep(self.takes_s)
         if self.is_away:
             raise Unavailable("away")
         never = [place for place, record in enumerate(records) if record.key in self.never]
@@ -145,6 +151,26 @@ def test_when_kafka_takes_nothing_else_all_partitions_are_stalled_until_one_got_
     assert bench.spool.totals.records == 2, "that one is still stalled"
 
 
+class Incomparable(Record):
+    """A record that a look through a list would trip over: a request may have very many."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("records are told apart by which they are")
+
+    __hash__ = Record.__hash__
+
+
+def test_the_records_of_a_large_request_are_told_apart_without_looking_through_lists(bench: Bench) -> None:
+    bench.kafka.leaderless = {5}
+    records = [Incomparable(*upload(n))._replace(partition=n % 3 + 4) for n in range(3_000)]
+    bench.store(*records)
+    assert (len(bench.kafka.taken), bench.spool.totals.records) == (2_000, 1_000)
+    bench.store(*records)
+    assert (len(bench.kafka.taken), bench.spool.totals.records) == (4_000, 2_000)
+    spooled = [waiting.record.key for waiting in bench.spool.oldest(1_000)]
+    assert spooled == [record.key for record in records if record.partition == 5]
+
+
 def test_a_full_spool_sends_even_a_stalled_partition_to_kafka(bench: Bench) -> None:
     bench.kafka.is_away = True
     bench.store(upload(1))
@@ -155,6 +181,23 @@ def test_a_full_spool_sends_even_a_stalled_partition_to_kafka(bench: Bench) -> N
     bench.store(upload(3))
     bench.store(upload(4))
     assert bench.kafka.taken == [upload(3), upload(4)]
+
+
+def test_kafka_the_spool_and_kafka_again_take_no_longer_than_an_answer_may(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.ingest.spooling.LATEST_ANSWER_S", 0.8)
+    bench.kafka.leaderless = {5}
+    at_5, at_4 = (upload(1)._replace(partition=partition) for partition in (5, 4))
+    bench.store(at_4, at_5)
+    bench.kafka.leaderless = set()
+    bench.kafka.takes_s = 0.6
+    bench.spool.close()
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        bench.store(at_4, at_5)  # 0.6 s for what is not stalled, then again for what is
+    assert time.monotonic() - started < 1.1
+    bench.store(at_5)
 
 
 def test_what_has_no_schema_id_is_spooled_and_framed_when_it_is_forwarded(bench: Bench) -> None:
@@ -225,6 +268,84 @@ def test_a_spool_that_cannot_be_read_blocks_no_other(bench: Bench, tmp_path: Pat
     assert bench.forward() == 1
     assert bench.kafka.taken == [upload(1)]
     broken.close()
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_spool_stays_where_it_is_and_holds_up_nobody(tmp_path: Path, how: str) -> None:
+    spools = tmp_path / SPOOLS
+    whole = opened(spools / "whole")
+    asyncio.run(whole.store([upload(7)]))
+    whole.close()
+    damaged(spools / "damaged", how)
+    bench = Bench(tmp_path)
+    adopter = Adopter(load({}, data_dir=tmp_path), bench.meters)
+    way = Way(adopter.adopt, bench._readdressed, bench.sink.resume)
+    bench.forwarder = Forwarder(bench.kafka, bench.spool, bench.meters, way)
+    bench.kafka.is_away = True
+    bench.store(upload(1))
+    bench.kafka.is_away = False
+    for _ in range(2):  # at the start, and while it runs
+        asyncio.run(bench.forwarder.adopt())
+        bench.forward()
+    assert bench.kafka.taken == [upload(7), upload(1)]
+    assert [directory.name for directory in spools.iterdir()] == ["damaged"]
+    assert b'pipeline_internal_errors_total{part="forwarder"} 1.0' in bench.meters.text(), "told once"
+
+
+def test_a_new_spool_that_another_process_has_locked_first_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [uuid.UUID(int=number) for number in range(3)]
+    taken = [opened(tmp_path / SPOOLS / name.hex) for name in names[:2]]
+    monkeypatch.setattr("pipeline.commands.ingest.uuid.uuid4", iter(names).__next__)
+    with opened_spool(load({}, data_dir=tmp_path)) as own:
+        assert own.directory.name == names[2].hex
+    for spool in taken:
+        spool.close()
+
+
+def test_the_forwarder_survives_whatever_adopting_raises(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.ingest.spooling.RETRY_S", 0.01)
+    raised = iter([ZeroDivisionError("a bug"), sqlite3.DatabaseError("malformed"), KeyError("key")])
+
+    def adopt() -> list[Spool]:
+        raise next(raised, OSError("gone"))
+
+    bench.forwarder = Forwarder(bench.kafka, bench.spool, bench.meters, Way(adopt))
+    monkeypatch.setattr("pipeline.ingest.spooling.ADOPT_S", 0.0)
+    bench.kafka.is_away = True
+    bench.store(upload(1))
+    bench.kafka.is_away = False
+
+    async def run_a_while() -> None:
+        running = asyncio.create_task(bench.forwarder.run())
+        await asyncio.sleep(0.1)
+        assert not running.done()
+        bench.forwarder._way = Way()
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            if bench.kafka.taken:
+                break
+        running.cancel()
+
+    asyncio.run(run_a_while())
+    assert bench.kafka.taken == [upload(1)]
+    assert b'pipeline_internal_errors_total{part="forwarder"} 3.0' in bench.meters.text()
+
+
+def test_what_waits_is_told_also_while_kafka_does_not_answer(bench: Bench) -> None:
+    bench.kafka.is_away = True
+    bench.store(upload(1))
+    bench.kafka.takes_s = 60.0
+
+    async def forward_in_vain() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(bench.forwarder.forward_once(), 0.1)
+
+    asyncio.run(forward_in_vain())
+    assert b"pipeline_spool_records 1.0" in bench.meters.text()
 
 
 def test_while_kafka_is_away_the_spool_keeps_everything(bench: Bench) -> None:

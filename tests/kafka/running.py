@@ -101,14 +101,16 @@ def printed_ledger(settings: Settings, root: Path = ROOT) -> dict[str, Any]:
 class Ingest:
     """A running `pipeline ingest`."""
 
-    def __init__(self, settings: Settings, file_limit_bytes: int | None = None, root: Path = ROOT) -> None:
+    def __init__(
+        self, settings: Settings, file_limit_bytes: int | None = None, root: Path = ROOT, port: int = 0
+    ) -> None:
         def limit() -> None:
             if file_limit_bytes is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
 
         program, env = started_from(root, settings)
         self._process = subprocess.Popen(
-            [*program, "ingest", "--port", "0"],
+            [*program, "ingest", "--port", str(port)],
             cwd=root,
             env=env,
             stderr=subprocess.PIPE,
@@ -125,7 +127,8 @@ class Ingest:
             found = re.search(r"http://[\d.]+:(\d+)", line)
             if found:
                 guard.cancel()
-                self._base = f"http://127.0.0.1:{found[1]}"
+                self.port = int(found[1])
+                self._base = f"http://127.0.0.1:{self.port}"
                 self._drain = threading.Thread(target=self._process.stderr.read)
                 self._drain.start()
                 return
@@ -159,9 +162,16 @@ class Ingest:
         self._process.kill()
         self._process.wait()
 
-    def stop(self) -> int:
+    def begin_to_stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout=60)
+
+    def await_end(self, deadline_s: float = 60) -> int:
+        """Return the exit code of a process that ends by itself."""
+        return self._process.wait(timeout=deadline_s)
+
+    def stop(self) -> int:
+        self.begin_to_stop()
+        return self.await_end()
 
     def __enter__(self) -> Ingest:
         return self

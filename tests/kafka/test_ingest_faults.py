@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +18,10 @@ import pytest
 from deploy.servers import Kafka
 from pipeline.device.sender import Platform
 from pipeline.settings import Settings
+from tests.ingest.serving import post, read_to_end, status_of
+from tests.ingest.test_door import GOOD
 from tests.kafka.home import made_topics, settings_of
-from tests.kafka.running import Ingest, rows
+from tests.kafka.running import Ingest, Worker, rows, settled
 from tests.load import Senders
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -72,6 +77,7 @@ def check_nothing_lost(settings: Settings, senders: Senders, least: int = LEAST)
     assert len(senders.acknowledged) >= least, "the load was too small to prove anything"
     assert senders.deleted == 0, "an SDK gave a session up"
     assert senders.acknowledged <= stored(settings), "lost"
+    assert senders.late == 0, "answers that did not come in time"
     assert senders.slowest_s < SDK_PATIENCE_S
     assert not {status for status in senders.statuses if status not in (201, 503)}
     for answers in senders.answers:
@@ -97,7 +103,7 @@ def test_a_broker_that_dies_and_comes_back_costs_no_upload_and_no_503(
 
 
 def test_a_broker_that_accepts_but_never_acknowledges_does_not_slow_answers_beyond_the_sdks_patience(
-    broker: Kafka, settings: Settings
+    broker: Kafka, settings: Settings, tmp_path: Path
 ) -> None:
     with Ingest(settings) as ingest:
         with loaded(ingest) as senders:
@@ -115,6 +121,19 @@ def test_a_broker_that_accepts_but_never_acknowledges_does_not_slow_answers_beyo
         ingest.await_forwarded()
         check_nothing_lost(settings, senders)
         assert ingest.stop() == 0
+    check_late_acknowledgements_count_once(settings, tmp_path / "worker.log")
+
+
+def check_late_acknowledgements_count_once(settings: Settings, log: Path) -> None:
+    """Assert that an upload that Kafka stored late and the forwarder sent again has one outcome."""
+    copies = Counter(str(value["upload_id"]) for value in rows(settings, "media.uploads"))
+    assert max(copies.values()) > 1, "nothing was both stored late and forwarded"
+    with Worker(settings, log):
+        ledger = settled(settings)
+    assert ledger["balances"], ledger
+    assert ledger["redelivered"] == copies.total() - len(copies)
+    outcomes = Counter(str(value["upload_id"]) for value in rows(settings, "media.outcomes"))
+    assert outcomes == Counter(dict.fromkeys(copies, 1))
 
 
 def test_kill_9_with_a_full_spool_and_a_start_without_broker_lose_nothing(
@@ -154,6 +173,7 @@ def test_a_running_ingest_adopts_the_spool_of_a_dead_one(broker: Kafka, settings
             time.sleep(0.2)
         living.await_forwarded()
         assert senders.acknowledged <= stored(settings), "lost"
+        assert senders.late == 0, "answers that did not come in time"
         assert living.stop() == 0
 
 
@@ -162,7 +182,36 @@ def test_sigterm_with_requests_in_flight_keeps_what_was_acknowledged(
 ) -> None:
     with Ingest(settings) as ingest, loaded(ingest) as senders:
         senders.await_acknowledged(LEAST)
-        assert ingest.stop() == 0
+        request = post(GOOD)
+        with socket.create_connection(("127.0.0.1", ingest.port), timeout=30) as in_flight:
+            in_flight.sendall(request[:-10])
+            time.sleep(0.5)  # the ingest has begun with it
+            ingest.begin_to_stop()
+            time.sleep(0.5)
+            with pytest.raises(ConnectionRefusedError):  # and has begun to stop
+                socket.create_connection(("127.0.0.1", ingest.port))
+            in_flight.sendall(request[-10:])
+            answer = read_to_end(in_flight)
+        assert status_of(answer) == 201
+        session_id = re.search(rb"location: /api/v1/sessions/(\w+)", answer)
+        assert session_id is not None
+        assert ingest.await_end() == 0
+    senders.acknowledged.add(session_id[1].decode())
+    check_nothing_lost(settings, senders)
+
+
+def test_sigterm_drains_the_spool_when_kafka_is_back_in_time(broker: Kafka, settings: Settings) -> None:
+    with Ingest(dataclasses.replace(settings, ingest_drain_s=60)) as ingest:
+        with loaded(ingest) as senders:
+            senders.await_acknowledged(LEAST)
+            broker.freeze()
+            time.sleep(4)
+        assert ingest.metric("pipeline_spool_records") > 0, "there is nothing to drain"
+        ingest.begin_to_stop()
+        time.sleep(1)
+        broker.freeze(frozen=False)
+        assert ingest.await_end(90) == 0
+    assert list((settings.data_dir / "spool").iterdir()) == []
     check_nothing_lost(settings, senders)
 
 

@@ -43,6 +43,7 @@ def test_one_partition_without_leader_costs_no_upload(tmp_path: Path) -> None:
             ingest.await_forwarded()
             assert set(senders.statuses) == {201}
             assert senders.deleted == 0
+            assert senders.late == 0, "answers that did not come in time"
             assert senders.slowest_s < SDK_PATIENCE_S
             stored = [(row["partition"], row["value"]["session_id"]) for row in records(settings, UPLOADS)]
             assert senders.acknowledged <= {session_id for _, session_id in stored}, "lost"

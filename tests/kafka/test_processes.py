@@ -66,6 +66,21 @@ def test_metrics_are_the_sum_of_all_processes_and_a_dead_one_is_started_again(se
         assert ingest.stop() == 0
 
 
+def test_when_the_parent_is_killed_its_children_end_and_another_can_take_the_port(settings: Settings) -> None:
+    with Ingest(settings) as ingest:
+        await_children(ingest)
+        assert upload(ingest, 1) == 201
+        port = ingest.port
+        orphans = children(ingest)
+        ingest.kill()
+        _, alive = psutil.wait_procs(orphans, timeout=settings.ingest_drain_s + 10)
+        assert alive == []
+        with Ingest(settings, port=port) as again:
+            await_children(again)
+            assert upload(again, 2) == 201
+            assert again.stop() == 0
+
+
 def await_children(ingest: Ingest) -> None:
     """Wait until all processes run and the port answers."""
     end = time.monotonic() + 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 
 from pipeline.contract.ports import Unavailable
 from pipeline.contract.record import Record
-from pipeline.log.spool import Spool, left_behind
+from pipeline.log.spool import FILE_NAME, SCHEMA_NAME, Spool, left_behind
 from tests.commands.serving import ROOT
+
+PAGE_BYTES = 4096
 
 
 def upload(number: int, size: int = 10) -> Record:
@@ -97,6 +100,26 @@ def test_a_record_set_aside_blocks_nothing_and_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "s").exists(), "a spool with something set aside is not thrown away"
 
 
+def test_what_is_set_aside_counts_in_the_limit(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "s", most_bytes=1_000)
+    stored(spool, upload(1, 500))
+    spool.set_aside(spool.oldest(1)[0].number, "too large")
+    with pytest.raises(Unavailable, match="PIPELINE_SPOOL_LIMIT_BYTES"):
+        stored(spool, upload(2, 500))
+    stored(spool, upload(3, 100))
+    before = spool.totals
+    assert (before.set_aside, before.set_aside_bytes, before.records) == (1, 566, 1)
+    spool.close()
+    again = opened(tmp_path / "s", most_bytes=1_000)
+    assert again.totals == before
+    with pytest.raises(Unavailable, match="PIPELINE_SPOOL_LIMIT_BYTES"):
+        stored(again, upload(2, 500))
+    again.set_aside(again.oldest(1)[0].number, "too large")
+    again.set_aside(999, "there is none")
+    assert (again.totals.set_aside, again.totals.records) == (2, 0)
+    again.close()
+
+
 def test_an_empty_spool_leaves_nothing_behind(tmp_path: Path) -> None:
     opened(tmp_path / "s").close()
     assert list(tmp_path.iterdir()) == []
@@ -110,6 +133,50 @@ def test_a_spool_belongs_to_one_process_and_is_found_when_that_is_dead(tmp_path:
         opened(tmp_path / "s")
     spool.close()
     assert list(left_behind(tmp_path)) == [tmp_path / "s"]
+
+
+def damaged(directory: Path, how: str) -> Path:
+    """Make a spool of a dead process that holds uploads, and damage it so."""
+    spool = opened(directory)
+    stored(spool, *(upload(number, 3_000) for number in range(20)))
+    spool.close()
+    file = directory / (SCHEMA_NAME if "schema" in how else FILE_NAME)
+    found = bytearray(file.read_bytes())
+    start = 0 if "schema" in how or "head" in how else PAGE_BYTES
+    for at in range(start, len(found), 7):
+        found[at] ^= 0xFF
+    file.write_bytes(found)
+    return directory
+
+
+DAMAGES = ("pages gone bad", "a head gone bad", "a schema gone bad")
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_spool_is_an_os_error_and_leaves_it_unlocked_as_it_is(tmp_path: Path, how: str) -> None:
+    directory = damaged(tmp_path / "s", how)
+    before = (directory / FILE_NAME).read_bytes()
+    for _ in range(2):
+        with pytest.raises(OSError, match=r".") as refused:
+            opened(directory)
+        assert not isinstance(refused.value, BlockingIOError)
+    assert list(left_behind(tmp_path)) == [directory]
+    assert (directory / FILE_NAME).read_bytes() == before
+
+
+def test_damage_that_shows_after_a_commit_ends_no_thread(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "s")
+    stored(spool, upload(1), upload(2))
+
+    def gone_bad(_connection: sqlite3.Connection) -> int:
+        raise sqlite3.DatabaseError("malformed")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline.log.spool._oldest_ms", gone_bad)
+        spool.remove([spool.oldest(1)[0].number])
+    stored(spool, upload(3))
+    assert spool.totals.records == 2
+    spool.close()
 
 
 def test_kill_9_right_after_the_answer_loses_nothing(tmp_path: Path) -> None:
