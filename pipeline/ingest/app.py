@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
@@ -27,6 +27,7 @@ from pipeline.ingest import ids, openapi
 from pipeline.ingest.body import CODINGS, IDENTITY, Crowded, Gone, Held, Memory, read_body
 from pipeline.ingest.clientip import ClientIp, shown_ip
 from pipeline.ingest.limits import Limit, Limits
+from pipeline.ingest.protocol import answered_at_once
 from pipeline.metrics import Meters
 from pipeline.stages import receive
 from pipeline.stages.receive import Answer, Reception
@@ -108,8 +109,8 @@ class App:
             for prefix in prefixes
             for path in (receive.DOWNLOADED, receive.SESSIONS)
         }
-        self._cors = {receive.EDGE: _encoded(EDGE_CORS.items())}
-        self._media_collection_cors = _encoded(CORS.items())
+        self._cors = {receive.EDGE: EDGE_CORS.items()}
+        self._cors_lines = {receive.EDGE: _lines(EDGE_CORS.items())}
 
     async def __call__(self, scope: Scope, receive_: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
@@ -126,8 +127,10 @@ class App:
             self._failed(error)
             answer = receive.unavailable(_nameless(place), RETRY_AFTER_S)
         self._door.meters.count("pipeline_requests_total", place.path, str(answer.status))
-        cors = self._cors.get(place.path, self._media_collection_cors)
-        await _sent(send, answer.status, [*_encoded(answer.headers), *cors], answer.body)
+        lines = _lines(answer.headers) + self._cors_lines.get(place.path, _CORS_LINES)
+        if not answered_at_once(send, answer.status, lines, answer.body):
+            headers = [*_encoded(answer.headers), *_encoded(self._cors.get(place.path, CORS.items()))]
+            await _sent(send, answer.status, headers, answer.body)
 
     async def _answer(self, scope: Scope, receive_: Receive, place: Place) -> Answer:
         """Return the answer, once what it promises is durable."""
@@ -293,8 +296,16 @@ def _trace_of(headers: dict[bytes, bytes]) -> dict[str, str]:
     return {name: _text(headers, name.encode()) for name in TRACE_HEADERS if name.encode() in headers}
 
 
+def _lines(headers: Iterable[tuple[str, str]]) -> bytes:
+    """Return headers as they stand in an answer."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1", "replace")
+
+
 def _encoded(headers: Any) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]
+
+
+_CORS_LINES: Final = _lines(CORS.items())
 
 
 async def _sent(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
