@@ -58,9 +58,10 @@ EDGE_CORS: Final = CORS | {"access-control-allow-headers": "Content-Type,x-api-k
 
 _EDGE_START: Final = "/ee/"
 _EDGE_END: Final = "/va/v1/downloaded"
+_TRACE_HEADERS: Final = tuple((name.encode(), name) for name in TRACE_HEADERS)
 _READ: Final = frozenset(
     {b"content-type", b"content-encoding", b"user-agent", b"x-request-id", b"x-api-key"}
-) | {name.encode() for name in TRACE_HEADERS}
+) | {key for key, _ in _TRACE_HEADERS}
 _ALLOW: Final = ("allow", "OPTIONS, POST")
 _PROBLEM: Final = ("content-type", "application/problem+json")
 
@@ -137,7 +138,7 @@ class App:
         if scope["method"] != "POST":
             return _other_method(scope["method"])
         headers = {name: value for name, value in scope["headers"] if name in _READ}
-        coding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower() or IDENTITY
+        coding = _text(headers, b"content-encoding").strip().lower() or IDENTITY
         held = Held(self._memory)
         try:
             body = await read_body(receive_, coding, self._door.body_limit_bytes, held)
@@ -198,7 +199,11 @@ class App:
         if limits is None:
             return False
         refused_bytes = sum(
-            len(upload.value.body) for upload in reception.uploads if upload.value.verdict == receive.REJECTED
+            [
+                len(upload.value.body)
+                for upload in reception.uploads
+                if upload.value.verdict == receive.REJECTED
+            ]
         )
         datastream = reception.uploads[0].value.datastream_id
         hit = limits.hit(datastream, refused_bytes, now)
@@ -288,12 +293,12 @@ def _other_method(method: str) -> Answer:
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:
-    return headers.get(name, b"").decode("latin-1")
+    return headers[name].decode("latin-1") if name in headers else ""
 
 
 def _trace_of(headers: dict[bytes, bytes]) -> dict[str, str]:
     """Return the sender's trace context."""
-    return {name: _text(headers, name.encode()) for name in TRACE_HEADERS if name.encode() in headers}
+    return {name: headers[key].decode("latin-1") for key, name in _TRACE_HEADERS if key in headers}
 
 
 def _lines(headers: Iterable[tuple[str, str]]) -> bytes:
