@@ -20,6 +20,7 @@ MAGIC: Final = 0
 NO_ID: Final = 0
 """The id in a frame whose schema id is not known yet; no registry gives it."""
 _FRAME: Final = struct.Struct(">bI")
+_UNKNOWN: Final = _FRAME.pack(MAGIC, NO_ID)
 
 
 class Undecodable(Exception):
@@ -138,7 +139,7 @@ def framed(value: bytes, schema_id: int) -> bytes:
 
 def has_id(value: bytes | None) -> bool:
     """Return whether the frame holds a schema id."""
-    return value is None or value[: _FRAME.size] != _FRAME.pack(MAGIC, NO_ID)
+    return value is None or not value.startswith(_UNKNOWN)
 
 
 def subject_of(topic: str) -> str:
