@@ -87,10 +87,15 @@ class Topology:
     def upload_records(self, reception: Reception, headers: Headers = ()) -> tuple[Record, ...]:
         """Return the records of `media.uploads` that must be durable before the answer goes out."""
         return tuple(
-            self._record(
-                Output(UPLOADS, upload.key.encode(), upload.value), upload.value.received_at_ms, headers, None
-            )
-            for upload in reception.uploads
+            [
+                self._record(
+                    Output(UPLOADS, upload.key.encode(), upload.value),
+                    upload.value.received_at_ms,
+                    headers,
+                    None,
+                )
+                for upload in reception.uploads
+            ]
         )
 
     def process(

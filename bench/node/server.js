@@ -11,7 +11,7 @@ const producer = new kafka.Producer({
   'bootstrap.servers': PIPELINE_KAFKA_BOOTSTRAP,
   acks: -1,
   'enable.idempotence': true,
-  'linger.ms': 1,
+  'linger.ms': 5, // as the front door's
   'compression.type': 'lz4',
   'message.timeout.ms': 2000,
   dr_cb: true,

@@ -10,13 +10,17 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 import fastavro
 
+from pipeline.contract import upload_writer
 from pipeline.contract.ports import SchemaIds
+from pipeline.contract.records import Upload
 from pipeline.contract.topics import load_schema, load_topics
+from pipeline.contract.upload_writer import UploadWriter
 
 MAGIC: Final = 0
 NO_ID: Final = 0
 """The id in a frame whose schema id is not known yet; no registry gives it."""
 _FRAME: Final = struct.Struct(">bI")
+_UNKNOWN: Final = _FRAME.pack(MAGIC, NO_ID)
 
 
 class Undecodable(Exception):
@@ -44,6 +48,7 @@ class Codec:
         self._ids = schema_ids
         self._subject_prefix = subject_prefix
         self._writers: dict[str, tuple[bytes, str, Any]] = {}
+        self._upload_writer: UploadWriter | None = None
         self._readers: dict[int, tuple[Any, Any]] = {}
 
     def encode(self, topic: str, record: AvroRecord) -> bytes:
@@ -51,6 +56,10 @@ class Codec:
         frame, name, parsed = self._writers.get(topic) or self.prepare(topic)
         if type(record).__name__ != name:
             raise TypeError(f"{topic} holds {name}, not {type(record).__name__}")
+        if isinstance(record, Upload) and self._upload_writer is not None:
+            value = self._upload_writer(record)
+            if value is not None:
+                return value
         out = io.BytesIO()
         out.write(frame)
         fastavro.schemaless_writer(out, parsed, record.to_avro())
@@ -62,6 +71,8 @@ class Codec:
         schema_id = self._ids.id_of(self._subject_prefix + subject_of(topic), schema_text(schema))
         found = (_FRAME.pack(MAGIC, schema_id), str(schema["name"]), fastavro.parse_schema(schema))
         self._writers[topic] = found
+        if topic == upload_writer.TOPIC:
+            self._upload_writer = UploadWriter(found[0], schema)
         return found
 
     def decode(self, value: bytes | None) -> dict[str, Any]:
@@ -128,7 +139,7 @@ def framed(value: bytes, schema_id: int) -> bytes:
 
 def has_id(value: bytes | None) -> bool:
     """Return whether the frame holds a schema id."""
-    return value is None or value[: _FRAME.size] != _FRAME.pack(MAGIC, NO_ID)
+    return value is None or not value.startswith(_UNKNOWN)
 
 
 def subject_of(topic: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
@@ -28,6 +28,7 @@ from pipeline.ingest import ids, openapi
 from pipeline.ingest.body import CODINGS, IDENTITY, Crowded, Gone, Held, Memory, read_body
 from pipeline.ingest.clientip import ClientIp, shown_ip
 from pipeline.ingest.limits import LATEST_ANSWER_S, Limit, Limits
+from pipeline.ingest.protocol import answered_at_once
 from pipeline.metrics import Meters
 from pipeline.stages import receive
 from pipeline.stages.receive import Answer, Reception
@@ -62,9 +63,10 @@ EDGE_CORS: Final = CORS | {"access-control-allow-headers": "Content-Type,x-api-k
 
 _EDGE_START: Final = "/ee/"
 _EDGE_END: Final = "/va/v1/downloaded"
+_TRACE_HEADERS: Final = tuple((name.encode(), name) for name in TRACE_HEADERS)
 _READ: Final = frozenset(
     {b"content-type", b"content-encoding", b"user-agent", b"x-request-id", b"x-api-key"}
-) | {name.encode() for name in TRACE_HEADERS}
+) | {key for key, _ in _TRACE_HEADERS}
 _ALLOW: Final = ("allow", "OPTIONS, POST")
 _PROBLEM: Final = ("content-type", "application/problem+json")
 
@@ -116,8 +118,8 @@ class App:
             for prefix in prefixes
             for path in (receive.DOWNLOADED, receive.SESSIONS)
         }
-        self._cors = {receive.EDGE: _encoded(EDGE_CORS.items())}
-        self._media_collection_cors = _encoded(CORS.items())
+        self._cors = {receive.EDGE: EDGE_CORS.items()}
+        self._cors_lines = {receive.EDGE: _lines(EDGE_CORS.items())}
 
     async def __call__(self, scope: Scope, receive_: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
@@ -134,15 +136,17 @@ class App:
             self._failed(error)
             answer = receive.unavailable(_nameless(place), RETRY_AFTER_S)
         self._door.meters.count("pipeline_requests_total", place.path, str(answer.status))
-        cors = self._cors.get(place.path, self._media_collection_cors)
-        await _sent(send, answer.status, [*_encoded(answer.headers), *cors], answer.body)
+        lines = _lines(answer.headers) + self._cors_lines.get(place.path, _CORS_LINES)
+        if not answered_at_once(send, answer.status, lines, answer.body):
+            headers = [*_encoded(answer.headers), *_encoded(self._cors.get(place.path, CORS.items()))]
+            await _sent(send, answer.status, headers, answer.body)
 
     async def _answer(self, scope: Scope, receive_: Receive, place: Place) -> Answer:
         """Return the answer, once what it promises is durable."""
         if scope["method"] != "POST":
             return _other_method(scope["method"])
         headers = {name: value for name, value in scope["headers"] if name in _READ}
-        coding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower() or IDENTITY
+        coding = _text(headers, b"content-encoding").strip().lower() or IDENTITY
         held = Held(self._memory)
         try:
             body = await read_body(receive_, coding, self._door.body_limit_bytes, held)
@@ -220,7 +224,11 @@ class App:
         if limits is None:
             return False
         refused_bytes = sum(
-            len(upload.value.body) for upload in reception.uploads if upload.value.verdict == receive.REJECTED
+            [
+                len(upload.value.body)
+                for upload in reception.uploads
+                if upload.value.verdict == receive.REJECTED
+            ]
         )
         datastream = reception.uploads[0].value.datastream_id
         hit = limits.hit(datastream, refused_bytes, now)
@@ -310,16 +318,24 @@ def _other_method(method: str) -> Answer:
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:
-    return headers.get(name, b"").decode("latin-1")
+    return headers[name].decode("latin-1") if name in headers else ""
 
 
 def _trace_of(headers: dict[bytes, bytes]) -> dict[str, str]:
     """Return the sender's trace context."""
-    return {name: _text(headers, name.encode()) for name in TRACE_HEADERS if name.encode() in headers}
+    return {name: headers[key].decode("latin-1") for key, name in _TRACE_HEADERS if key in headers}
+
+
+def _lines(headers: Iterable[tuple[str, str]]) -> bytes:
+    """Return headers as they stand in an answer."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1", "replace")
 
 
 def _encoded(headers: Any) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]
+
+
+_CORS_LINES: Final = _lines(CORS.items())
 
 
 async def _sent(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -94,17 +94,20 @@ class UploadProducer:
         self._producer = Producer(self._config)
         self._retired: list[Producer] = []
         self._pending: deque[tuple[float, _Future]] = deque()
+        self._queued: list[tuple[Record, _Future]] = []
+        """What `store` was given in this turn of the loop."""
         self._seen_at: float | None = None
         self._failed_at: float | None = None
         self._is_closed = False
         self._is_spent = False
+        self._produced_by: asyncio.AbstractEventLoop | None = None
         self._polled_by: asyncio.AbstractEventLoop | None = None
 
     async def store(self, records: Sequence[Record]) -> None:
         """Return when all records are acknowledged by all in-sync replicas, or raise `Unavailable`."""
         loop = asyncio.get_running_loop()
         now = self._monotonic()
-        waiting = [self._produced(record, loop, now + self._deadline_s) for record in records]
+        waiting = [self._queue(record, loop, now + self._deadline_s) for record in records]
         faults: dict[int, _Fault] = {}
         for place, future in enumerate(waiting):
             fault = await future
@@ -150,9 +153,31 @@ class UploadProducer:
         with contextlib.suppress(KafkaException):  # a spent one delivers nothing more
             self._producer.flush(FLUSH_S)
 
-    def _produced(self, record: Record, loop: asyncio.AbstractEventLoop, due: float) -> _Future:
+    def _queue(self, record: Record, loop: asyncio.AbstractEventLoop, due: float) -> _Future:
+        """Produce the record at the end of this turn of the loop, with all others of the turn.
+
+        A record that is the first of its partition wakes librdkafka's thread: behind each other they wake it
+        once, with a request's work between them each of them would.
+        """
+        if self._produced_by is not loop:
+            self._produced_by = loop
+            loop.call_soon(self._produce_queued, loop)
         future: _Future = loop.create_future()
         self._pending.append((due, future))
+        self._queued.append((record, future))
+        return future
+
+    def _produce_queued(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._produced_by = None
+        queued, self._queued = self._queued, []
+        for record, future in queued:
+            if not future.done():  # its request was given up in this very turn
+                self._produce(record, future)
+        if self._polled_by is not loop:
+            self._polled_by = loop
+            loop.call_later(POLL_S, self._poll, loop)
+
+    def _produce(self, record: Record, future: _Future) -> None:
         topic = self._topics.get(record.topic) or self._prefix + record.topic
         try:
             self._producer.produce(
@@ -168,10 +193,8 @@ class UploadProducer:
             self._delivered(future, error.args[0], None)
         except BufferError as error:
             future.set_result(_Fault(str(error), is_final=False))
-        if self._polled_by is not loop:
-            self._polled_by = loop
-            loop.call_later(POLL_S, self._poll, loop)
-        return future
+        except Exception as error:  # noqa: BLE001 - it is the one who stores that must hear of it
+            future.set_exception(error)
 
     def _delivered(self, future: _Future, error: Any, _message: Any) -> None:
         if error is not None and error.code() in _SPENT:

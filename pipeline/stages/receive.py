@@ -203,8 +203,10 @@ def _refused(request: Request, datastream: Datastream | None, rejected: Rejected
 
 
 def _require_key(request: Request, datastream: Datastream) -> None:
+    if not datastream.api_key:
+        return
     given = (request.api_key or "").encode()
-    if datastream.api_key and not hmac.compare_digest(given, datastream.api_key.encode()):
+    if not hmac.compare_digest(given, datastream.api_key.encode()):
         raise _Unauthorised
 
 
@@ -374,7 +376,7 @@ def _written(
         reason=verdict.reason,
         status=verdict.status,
         problems=tuple(
-            ProblemRecord(p.pointer, p.rule, p.message, p.index, p.event_type) for p in verdict.problems
+            [ProblemRecord(p.pointer, p.rule, p.message, p.index, p.event_type) for p in verdict.problems]
         ),
         truncated=request.truncated,
         session_id=verdict.session_id,

@@ -413,6 +413,9 @@ def _routing(params: Mapping[str, Any]) -> Routing:
 
 def report_suites_of(listed: str) -> tuple[str, ...]:
     """Return the report suites of a comma list, each once."""
+    if "," not in listed:
+        only = listed.strip()
+        return (only,) if only else ()
     suites = (suite.strip() for suite in listed.split(","))
     return tuple(dict.fromkeys(suite for suite in suites if suite))
 

@@ -8,7 +8,7 @@ everything unknown that the decoder would only flag, is `None` here and the deco
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -46,17 +46,13 @@ class Glance(NamedTuple):
 
 def glance(body: bytes, path: str) -> Glance | None:
     """Return what a valid body is, or None when the decoder must judge it."""
-    try:
-        events: list[Any] = _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    events, skeleton = _seen(body)
+    if not events or events[0].kind != _START or _has_a_key_twice(body, events):
         return None
-    if not events or type(events[0]) is not _SESSION_START or _has_a_key_twice(body, events):
-        return None
-    params: Any = events[0].params  # type: ignore[attr-defined]  # a struct made of a table
+    params: Any = events[0].params
     if params.downloaded is False or (path == SESSIONS_PATH and params.downloaded is not True):
         return None
-    skeleton = _skeleton(events)
-    if skeleton is None:
+    if skeleton.find(_START_JSON, len(b'[["')) >= 0:  # a second sessionStart
         return None
     return Glance(
         params.organisation,
@@ -67,22 +63,22 @@ def glance(body: bytes, path: str) -> Glance | None:
     )
 
 
-def _skeleton(events: list[Any]) -> bytes | None:
-    """Return the canonical events, or None: a second sessionStart, or a number of another form."""
-    times = [event.playerTime for event in events]
-    playheads: list[float] = [time.playhead for time in times]
-    whole = list(map(int, playheads))
-    is_whole = whole == playheads  # whole playheads have no point in the canonical form
-    rows = [
-        (event.kind, playhead, time.ts)
-        for event, playhead, time in zip(events, whole if is_whole else playheads, times, strict=True)
-    ]
-    found = _encode(rows)
-    if not is_whole:
-        if b"-" in found or SMALL in found:
-            return None
-        found = found.replace(b".0,", b",")
-    return None if found.find(b'"sessionStart"', len(b'[["')) >= 0 else found
+def _seen(body: bytes) -> tuple[list[Any], bytes]:
+    """Return the events and their canonical form; no events where the decoder must judge them."""
+    try:
+        # Whole playheads, which the canonical form has without a point, cost half of what others do.
+        events: list[Any] = _decode_whole(body)
+        return events, _encode([(e.kind, int((t := e.playerTime).playhead), t.ts) for e in events])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        events = _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return [], b""
+    skeleton = _encode([(e.kind, (t := e.playerTime).playhead, t.ts) for e in events])
+    if b"-" in skeleton or SMALL in skeleton:
+        return [], b""
+    return events, skeleton.replace(b".0,", b",")
 
 
 def _has_a_key_twice(body: bytes, events: list[Any]) -> bool:
@@ -99,8 +95,6 @@ def _has_a_key_twice(body: bytes, events: list[Any]) -> bool:
 # --- The structs, made of the tables ----------------------------------------------------------------------
 
 _NAMES: Final = {
-    "playhead": "playhead",
-    "ts": "ts",
     "media.id": "content_id",
     "media.downloaded": "downloaded",
     "analytics.reportSuite": "report_suites",
@@ -149,18 +143,29 @@ def _struct(name: str, rules: Mapping[str, Rule], **nested: Any) -> type[Struct]
     return msgspec.defstruct(name, fields, rename=renames.get, forbid_unknown_fields=True, gc=False)
 
 
-_TIME: Final = _struct("PlayerTime", {"playhead": PLAYHEAD, "ts": TS})
 _CUSTOMERS: Final = dict[str, _struct("Customer", CUSTOMER_ID)]  # type: ignore[misc]  # an expression
+_START: Final = Kind.SESSION_START.value
+_START_JSON: Final = msgspec.json.encode(_START)
 
 
-def _event(name: str, event: EventType) -> type[Struct]:
+def _decoder(playhead: Any) -> Callable[[bytes], list[Any]]:
+    """Return the decoder of bodies whose playheads are of this type."""
+    time = msgspec.defstruct(
+        "PlayerTime", [("playhead", playhead), ("ts", _type(TS))], forbid_unknown_fields=True, gc=False
+    )
+    # statesUpdate, which no SDK sends for downloads, has nested lists: the decoder's.
+    events = [_event(name, event, time) for name, event in EVENTS.items() if name != "statesUpdate"]
+    return msgspec.json.Decoder(list[reduce(or_, events)]).decode  # type: ignore[misc]  # an expression
+
+
+def _event(name: str, event: EventType, time: type[Struct]) -> type[Struct]:
     nested = {"customer_ids": _CUSTOMERS} if event.kind is Kind.SESSION_START else {}
     params = _struct(f"{name}Params", event.params, **nested)
     sent: Any = ("params", params) if event.needs_params else ("params", params | UnsetType, UNSET)
     return msgspec.defstruct(
         name,
         [
-            ("playerTime", _TIME),
+            ("playerTime", time),
             sent,
             ("qoeData", _struct(f"{name}Quality", event.qoe) | UnsetType, UNSET),
             ("customMetadata", _METADATA | UnsetType, UNSET),
@@ -173,8 +178,6 @@ def _event(name: str, event: EventType) -> type[Struct]:
     )
 
 
-# statesUpdate, which no SDK sends for downloads, has nested lists: the decoder's.
-_EVENTS: Final = {name: _event(name, event) for name, event in EVENTS.items() if name != "statesUpdate"}
-_SESSION_START: Final = _EVENTS["sessionStart"]
-_decode: Final = msgspec.json.Decoder(list[reduce(or_, _EVENTS.values())]).decode  # type: ignore[misc]  # an expression
+_decode: Final = _decoder(_type(PLAYHEAD))
+_decode_whole: Final = _decoder(Annotated[_type(PLAYHEAD), Meta(multiple_of=1)])
 _encode: Final = msgspec.json.encode

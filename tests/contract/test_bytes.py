@@ -7,9 +7,12 @@ from pathlib import Path
 
 import fastavro
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.contract.codec import Codec
 from pipeline.contract.record import StoredRecord
+from pipeline.contract.records import Problem, Upload
 from pipeline.contract.topics import load_schema, load_topics
 from pipeline.stages.datastreams import OPEN_DIRECTORY
 from pipeline.stages.receive import DOWNLOADED, EDGE, SESSIONS, Request
@@ -52,3 +55,42 @@ def test_every_record_of_an_upload_is_what_fastavro_writes(body: Path) -> None:
         parsed = fastavro.parse_schema(load_schema(record.topic))
         fastavro.schemaless_writer(out, parsed, codec.decode(record.value), strict=True)
         assert record.value == out.getvalue(), record.topic
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=70)
+MAYBE = st.none() | TEXTS
+UPLOADS = st.builds(
+    Upload,
+    upload_id=TEXTS,
+    request_id=TEXTS,
+    received_at_ms=st.integers(0, 2**53),
+    form=st.sampled_from(["media_collection", "media_edge"]),
+    path=st.sampled_from([DOWNLOADED, EDGE]),
+    datastream_id=st.sampled_from(["default", ""]),
+    content_type=st.sampled_from(["application/json", ""]),
+    verdict=st.sampled_from(["accepted", "rejected"]),
+    status=st.sampled_from([200, 201, 207, 400]),
+    problems=st.sampled_from([(), (Problem("/0", "type", "must be"),), (Problem("", "x", "y", 0, "play"),)]),
+    body=st.binary(max_size=300),
+    event_index=st.none() | st.integers(0, 2),
+    content_encoding=st.sampled_from([None, "gzip"]),
+    user_agent=st.sampled_from([None, "", "Dalvik/2.1", "ü"]),
+    client_ip=st.sampled_from([None, "10.0.0.0"]),
+    reason=st.sampled_from([None, "", "invalid"]),
+    truncated=st.booleans(),
+    session_id=MAYBE,
+    replay_id=st.sampled_from([None, None, None, "", "replay"]),
+)
+
+
+@given(st.lists(UPLOADS, min_size=1, max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_uploads_that_have_much_alike_are_written_as_each_alone(uploads: list[Upload]) -> None:
+    codec = Codec(FakeSchemaIds())
+    parsed = fastavro.parse_schema(load_schema("media.uploads"))
+    for upload in (*uploads, *uploads):
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, parsed, upload.to_avro(), strict=True)
+        value = codec.encode("media.uploads", upload)
+        assert value[5:] == out.getvalue()
+        assert codec.decode_record(Upload, value) == upload

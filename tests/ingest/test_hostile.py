@@ -15,8 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.ingest import app
 from pipeline.ingest.app import App
 from pipeline.ingest.openapi import openapi
+from pipeline.ingest.protocol import answered_at_once
 from pipeline.stages import receive
 from tests.ingest.serving import SOON_S, Served, post, quick_deadlines, read_to_end, served, status_of
 from tests.ingest.test_door import GOOD, LIMIT, Asked
@@ -127,6 +129,44 @@ def test_a_body_that_breaks_off_in_its_chunks_is_cut_and_never_400(server: Serve
 
 def test_a_half_closed_client_gets_its_answer(server: Served) -> None:
     assert status_of(server.exchange(post(GOOD), half_close=True)) == 201
+
+
+ANSWERED = {
+    "accepted": post(GOOD, path=b"/api/v1/sessions"),
+    "refused": post(b"]", path=b"/api/v1/sessions"),
+    "refused on Edge": post(b"{}", b"x-request-id: mine", path=b"/ee/va/v1/downloaded"),
+    "another method": b"OPTIONS /api/v1/sessions HTTP/1.1\r\nhost: door\r\n\r\n",
+    "no body wanted": b"HEAD /api/v1/sessions HTTP/1.1\r\nhost: door\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_an_answer_in_one_write_is_what_uvicorn_would_write(
+    server: Served, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer() -> tuple[list[bytes], bytes]:
+        with server.connect(SOON_S) as connection:
+            connection.sendall(ANSWERED[name])
+            got = b""
+            with contextlib.suppress(TimeoutError):
+                while part := connection.recv(65_536):
+                    got += part
+        head, _, content = got.partition(b"\r\n\r\n")
+        lines = [line for line in head.split(b"\r\n") if not line.startswith(b"date: ")]
+        assert len(lines) == head.count(b"\r\n"), "one date"
+        return sorted(lines), re.sub(rb"mine-[0-9a-f]{16}", b"", content)
+
+    at_once: list[bool] = []
+
+    def noted(*arguments: Any) -> bool:
+        at_once.append(answered_at_once(*arguments))
+        return at_once[-1]
+
+    monkeypatch.setattr(app, "answered_at_once", noted)
+    short = answer()
+    monkeypatch.setattr(app, "answered_at_once", lambda *_: False)
+    assert short == answer()
+    assert at_once == [name != "no body wanted"]
 
 
 def test_a_thousand_requests_in_advance_are_cut(server: Served) -> None:
