@@ -20,6 +20,7 @@ from pipeline.contract.record import StoredRecord
 from pipeline.contract.topics import load_topics
 from pipeline.settings import Settings
 from pipeline.stages.ledger import HOUR_MS, Entry, Ledger, Partition, balance
+from pipeline.stages.prepare import id_of_undecodable
 from pipeline.topology import UPLOADS
 
 POSITION: Final = "position"
@@ -101,7 +102,7 @@ def _entry(stored: StoredRecord, home: Home) -> Entry:
     try:
         value = home.codec.decode(stored.value)
     except Undecodable:  # a tombstone, too: in media.uploads both are dead letters by their place
-        value = {"upload_id": f"{stored.topic}:{stored.partition}:{stored.offset}"}
+        value = {"upload_id": id_of_undecodable(stored)}
     key = stored.key.decode(errors="replace")
     return Entry(stored.topic, stored.partition, stored.offset, key, stored.timestamp_ms, value)
 

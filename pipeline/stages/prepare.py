@@ -72,7 +72,7 @@ def prepare(stored: StoredRecord, codec: Codec, directory: Directory) -> Prepare
         upload = codec.decode_record(Upload, stored.value)
     except Undecodable as error:
         refusal = Refusal("undecodable", (Problem("", "undecodable", str(error)),))
-        return Prepared(stored, _id_of(stored), None, None, refusal)
+        return Prepared(stored, id_of_undecodable(stored), None, None, refusal)
     try:
         judged = _identified(upload, directory)
     except Exception as error:  # noqa: BLE001 - a stage that fails on one upload is that upload's dead letter
@@ -82,7 +82,7 @@ def prepare(stored: StoredRecord, codec: Codec, directory: Directory) -> Prepare
     return Prepared(stored, upload.upload_id, upload, judged, None)
 
 
-def _id_of(stored: StoredRecord) -> str:
+def id_of_undecodable(stored: StoredRecord) -> str:
     """Return the upload id of a record that has none: where it is, and what it is.
 
     A topic that is made anew, or migrated, has the same places again.

@@ -125,7 +125,7 @@ def sessions(settings: Settings) -> Counter[str]:
 def check(settings: Settings, numbers: Sequence[int], deadline_s: float = 40) -> None:
     """Assert that these sessions came out once each, with one start and one close."""
     ledger = settled(settings, deadline_s)
-    assert (ledger["pending"], ledger["balances"]) == (0, True), ledger
+    assert (ledger["pending"], ledger["balances"]) == (0, True), json.dumps(ledger)
     assert sessions(settings) == {f"film-{number}": 1 for number in numbers}
     calls = Counter(str(call["call"]) for call in rows(settings, "media.analytics.calls"))
     assert calls == {"mediaStart": len(numbers), "mediaClose": len(numbers)}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import pipeline.topology
+from pipeline.commands.ledger import _entry as ledger_entry
 from pipeline.contract.codec import Codec
 from pipeline.contract.record import StoredRecord
 from pipeline.contract.topics import load_topics
@@ -114,3 +116,13 @@ def test_other_poison_at_a_place_that_was_used_before_is_a_dead_letter_of_its_ow
         index |= known_of(first)
         again = read(OPEN, record, index)
         assert (outcomes(again), again.dead_letters) == ([], ())
+
+
+@pytest.mark.parametrize("value", [b"poison", None])
+def test_the_ledger_knows_poison_by_the_id_of_its_outcome(value: bytes | None) -> None:
+    poison = StoredRecord("media.uploads", 0, 7, b"k", value, NOW_MS)
+    (outcome,) = (
+        CODEC.decode(r.value) for r in read(OPEN, poison, {}).records if r.topic == "media.outcomes"
+    )
+    home: Any = SimpleNamespace(codec=CODEC)
+    assert ledger_entry(poison, home).value["upload_id"] == outcome["upload_id"]
