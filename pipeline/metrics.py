@@ -117,6 +117,7 @@ class Meters:
         }
         self._shown: dict[str, set[str]] = {}
         self._children: dict[tuple[str, ...], Counter | Gauge | Histogram] = {}
+        self._adders: dict[tuple[str, tuple[str, ...]], Callable[[float], None]] = {}
 
     def _child(self, name: str, labels: tuple[str, ...]) -> Counter | Gauge | Histogram:
         """Return the meter with these labels; looking one up at every use costs more than counting."""
@@ -128,9 +129,12 @@ class Meters:
 
     def count(self, name: str, *labels: str, by: float = 1) -> None:
         """Add to a counter."""
-        meter = self._child(name, labels)
-        assert isinstance(meter, Counter)  # noqa: S101 - the table says so; a wrong name is our own fault
-        meter.inc(by)
+        add = self._adders.get((name, labels))
+        if add is None:
+            meter = self._child(name, labels)
+            assert isinstance(meter, Counter)  # noqa: S101 - the table says so; a wrong name is our own fault
+            add = self._adders[name, labels] = meter.inc
+        add(by)
 
     def set(self, name: str, value: float, *labels: str) -> None:
         """Set a gauge."""

@@ -220,9 +220,10 @@ class App:
         return reception, records
 
     def _is_over_a_limit(self, reception: Reception) -> bool:
-        limits, now = self._door.limits, self._door.monotonic()
+        limits = self._door.limits
         if limits is None:
             return False
+        now = self._door.monotonic()
         refused_bytes = sum(
             [
                 len(upload.value.body)
