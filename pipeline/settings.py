@@ -113,7 +113,10 @@ class Settings:
         10, "How long a stopping ingest waits for requests that it has begun.", at_least=0, at_most=600
     )
     worker_batch_records: int = _setting(
-        2_000, "Most uploads in one transaction of the worker, and about so many are in hand.", at_least=1, at_most=10_000
+        2_000,
+        "Most uploads in one transaction of the worker, and about so many are in hand.",
+        at_least=1,
+        at_most=10_000,
     )
     worker_batch_bytes: int = _setting(
         16 * 1024 * 1024,

@@ -286,18 +286,18 @@ def visitor_record(session: Session, session_id: str) -> r.Visitor:
 
 def _identity_map(session: Session, visitor: r.Visitor) -> dict[str, tuple[r.XdmIdentity, ...]]:
     """Return XDM identityMap; the ECID is added where it is not there (`spec/media-edge.md` 3)."""
-    found: dict[str, tuple[r.XdmIdentity, ...]] = {}
+    found: dict[str, list[r.XdmIdentity]] = {}
     for identity in session.visitor.identities:
         item = r.XdmIdentity(
             id=identity.id,
             authenticated_state=_AUTH_STATES.get(identity.auth_state, "ambiguous"),
             primary=identity.primary,
         )
-        found[identity.namespace] = (*found.get(identity.namespace, ()), item)
+        found.setdefault(identity.namespace, []).append(item)
     if visitor.ecid and "ECID" not in found:
         has_primary = any(item.primary for items in found.values() for item in items)
-        found["ECID"] = (r.XdmIdentity(id=visitor.ecid, primary=not has_primary),)
-    return found
+        found["ECID"] = [r.XdmIdentity(id=visitor.ecid, primary=not has_primary)]
+    return {namespace: tuple(items) for namespace, items in found.items()}
 
 
 def _ad_record(ad: Ad, content_id: str) -> r.Ad:
