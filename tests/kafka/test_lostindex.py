@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,14 +28,14 @@ from pipeline.wire.encode import to_media_collection
 from tests.fakes import FakeSchemaIds
 from tests.kafka.home import made_topics, settings_of
 from tests.lender import LentKafka
-from tests.stories import BASE_MS, story
+from tests.stories import story
 
 pytestmark = pytest.mark.kafka
 
 CODEC = Codec(FakeSchemaIds())
 TOPICS = {name: topic._replace(partitions=3) for name, topic in load_topics().items()}
 TOPOLOGY = Topology(CODEC, TOPICS, OPEN_DIRECTORY)
-NOW_MS = BASE_MS + 60_000
+NOW_MS = time.time_ns() // 1_000_000  # retention would take what is old
 
 
 @pytest.fixture
@@ -82,9 +83,11 @@ def refused(settings: Settings, data_dir: Path, partition: int, why: str) -> Non
     """Assert that whoever takes the partition over is told why not, and so at every start."""
     for _ in range(2):
         lanes = lanes_at(settings, data_dir)
-        with pytest.raises(PositionUnusable, match=rf"{why}.*pipeline index rebuild"):
-            lanes.take_over(partition)
-        lanes.close()
+        try:
+            with pytest.raises(PositionUnusable, match=rf"{why}.*pipeline index rebuild"):
+                lanes.take_over(partition)
+        finally:
+            lanes.close()
 
 
 def known_after_rebuild(settings: Settings, data_dir: Path, partition: int, key: bytes) -> None:
@@ -100,7 +103,7 @@ def test_an_index_that_was_emptied_is_not_taken_for_a_new_one(settings: Settings
     key = carry(first, 1)
     first.close()
     empty(settings, 1)
-    refused(settings, tmp_path / "cold", 1, "media.index is empty although media.sessions is not")
+    refused(settings, tmp_path / "cold", 1, "(is empty|no position) although media")
     known_after_rebuild(settings, tmp_path / "cold", 1, key)
 
 
