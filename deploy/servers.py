@@ -300,6 +300,7 @@ listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._contro
 
 
 def _broker_properties(port: int, data: Path, copies: int) -> str:
+    # Retention goes by record time: what tests date years back must be there until they have read it.
     return f"""advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
@@ -315,6 +316,7 @@ share.coordinator.state.topic.min.isr={(copies + 1) // 2}
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 auto.create.topics.enable=false
+log.retention.check.interval.ms=86400000
 """
 
 
