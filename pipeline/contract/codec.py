@@ -71,7 +71,7 @@ class Codec:
         schema_id = self._ids.id_of(self._subject_prefix + subject_of(topic), schema_text(schema))
         found = (_FRAME.pack(MAGIC, schema_id), str(schema["name"]), fastavro.parse_schema(schema))
         self._writers[topic] = found
-        if topic == upload_writer.TOPIC:
+        if topic == upload_writer.TOPIC and UploadWriter.fits(schema):
             self._upload_writer = UploadWriter(found[0], schema)
         return found
 

@@ -16,14 +16,22 @@ import fastavro
 from pipeline.contract.records import Upload
 
 TOPIC: Final = "media.uploads"
+IDS: Final = ("upload_id", "request_id", "received_at_ms")
 FIRST_ALIKE: Final = "form"
 BEHIND_ALIKE: Final = "session_id"
-KEPT: Final = 1024
-"""How many different parts are kept, each of about 1 KB at most: one for each kind of sender."""
+BEHIND: Final = (BEHIND_ALIKE, "replay_id", "body")
+KEPT: Final = 256
+"""How many different parts are kept: one for each kind of sender, of the size of its User-Agent."""
 
 
 class UploadWriter:
     """Writes uploads in three parts: ids, what they have alike, and session id with body."""
+
+    @staticmethod
+    def fits(schema: dict[str, Any]) -> bool:
+        """Whether the schema begins and ends as this writer does: others' records go the long way."""
+        names = tuple(field["name"] for field in schema["fields"])
+        return names[: len(IDS) + 1] == (*IDS, FIRST_ALIKE) and names[-len(BEHIND) :] == BEHIND
 
     def __init__(self, frame: bytes, schema: dict[str, Any]) -> None:
         fields = {field["name"]: field for field in schema["fields"]}

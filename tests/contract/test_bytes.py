@@ -14,6 +14,7 @@ from pipeline.contract.codec import Codec
 from pipeline.contract.record import StoredRecord
 from pipeline.contract.records import Problem, Upload
 from pipeline.contract.topics import load_schema, load_topics
+from pipeline.contract.upload_writer import UploadWriter
 from pipeline.stages.datastreams import OPEN_DIRECTORY
 from pipeline.stages.receive import DOWNLOADED, EDGE, SESSIONS, Request
 from pipeline.topology import Topology
@@ -81,6 +82,13 @@ UPLOADS = st.builds(
     session_id=MAYBE,
     replay_id=st.sampled_from([None, None, None, "", "replay"]),
 )
+
+
+def test_uploads_go_the_short_way_until_their_schema_has_another_end() -> None:
+    schema = load_schema("media.uploads")
+    assert UploadWriter.fits(schema)
+    campaign = {"name": "campaign", "type": ["null", "string"], "default": None}
+    assert not UploadWriter.fits({**schema, "fields": [*schema["fields"], campaign]})
 
 
 @given(st.lists(UPLOADS, min_size=1, max_size=8))
