@@ -88,7 +88,7 @@ def measured(settings: Settings) -> list[float]:
             reading.start()
             loaded = asyncio.run(open_loop(port, requests, RATE, SECONDS + WARM_S))
             end = time.monotonic() + READY_S
-            while len(arrived) < len(requests) and time.monotonic() < end:
+            while len(arrived) < loaded.answered and time.monotonic() < end:
                 time.sleep(0.1)
         finally:
             stop.set()

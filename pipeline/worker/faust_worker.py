@@ -9,6 +9,7 @@ restarts it makes the worker take its partitions over again and read the batch a
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 import warnings
@@ -170,11 +171,14 @@ def make_app(
         meters.replace("pipeline_index_entries", {str(p): size.entries for p, size in sizes.items()})
         meters.set("pipeline_index_bytes", sum(size.bytes for size in sizes.values()))
 
+    turns = itertools.count()
+
     @app.timer(interval=OBSERVE_S)  # type: ignore[untyped-decorator]  # as above
     async def forget() -> None:
-        loop = asyncio.get_running_loop()
-        for partition in list(ownership.committed):
-            await loop.run_in_executor(ownership.pool, lanes.sweep, partition)
+        partitions = sorted(ownership.committed)
+        if partitions:  # one at a time, since each waits for its commit in hand
+            partition = partitions[next(turns) % len(partitions)]
+            await asyncio.get_running_loop().run_in_executor(ownership.pool, lanes.sweep, partition)
 
     @app.timer(interval=ADVISE_S)  # type: ignore[untyped-decorator]  # as above
     async def advise() -> None:
