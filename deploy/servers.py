@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
+import fcntl
 import os
 import random
 import shutil
@@ -465,19 +466,32 @@ class Registry(_Server):
 
 def fetch_kafka() -> None:
     """Fetch Kafka's jars once."""
-    if not list(KAFKA_LIB.glob("kafka_*.jar")):
-        with _arriving(KAFKA_LIB) as out:
-            _maven(ROOT / "deploy" / "kafka" / "pom.xml", out)
+    with _one_at_a_time():
+        if not list(KAFKA_LIB.glob("kafka_*.jar")):
+            with _arriving(KAFKA_LIB) as out:
+                _maven(ROOT / "deploy" / "kafka" / "pom.xml", out)
 
 
 def fetch_registry() -> None:
     """Fetch and unpack the registry once."""
-    if list(REGISTRY_DIR.rglob("quarkus-run.jar")):
-        return
-    with _arriving(REGISTRY_DIR) as out:
-        _maven(ROOT / "deploy" / "registry" / "pom.xml", out)
-        with tarfile.open(next(out.glob("*.tar.gz"))) as archive:
-            archive.extractall(out, filter="data")
+    with _one_at_a_time():
+        if list(REGISTRY_DIR.rglob("quarkus-run.jar")):
+            return
+        with _arriving(REGISTRY_DIR) as out:
+            _maven(ROOT / "deploy" / "registry" / "pom.xml", out)
+            with tarfile.open(next(out.glob("*.tar.gz"))) as archive:
+                archive.extractall(out, filter="data")
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let no other process of this checkout fetch meanwhile: what one has put there another would replace."""
+    place = os.open(ROOT / "deploy", os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,19 @@ def test_a_port_in_use_is_one_clear_line(kind: str, port: int) -> None:
         )
     assert (done.returncode, done.stdout.count("\n")) == (2, 1)
     assert str(port) in done.stdout
+
+
+def test_what_several_need_at_once_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+
+    def slow_maven(_pom: Path, out: Path) -> None:
+        time.sleep(0.2)
+        (out / "kafka_2.13.jar").touch()
+        fetched.append(out)
+
+    monkeypatch.setattr(servers, "KAFKA_LIB", tmp_path / "lib")
+    monkeypatch.setattr(servers, "_maven", slow_maven)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: servers.fetch_kafka(), range(4)))
+    assert len(fetched) == 1
+    assert [path.name for path in (tmp_path / "lib").iterdir()] == ["kafka_2.13.jar"]
