@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ from pipeline.topology import Topology
 from pipeline.wire import media_collection
 from pipeline.wire.encode import to_media_collection
 
+PARTITIONS: Final = int(os.environ.get("BENCH_PARTITIONS", "6"))
+"""Those of docker-compose.yml, which runs on one machine as these benchmarks do."""
 SIZES: Final = (25, 180, 1_731)
 RUN_S: Final = 0.5
 REPEATS: Final = 5

@@ -30,9 +30,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.core import sdk_session
+from bench.core import PARTITIONS, sdk_session
 from bench.http_load import Loaded, as_request, closed_loop, open_loop
-from deploy.servers import Kafka
+from deploy.servers import LastingKafka
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.record import Record
 from pipeline.contract.topics import load_topics
@@ -75,15 +75,20 @@ class Run(NamedTuple):
 def main() -> None:
     """Print one table for each size, with the ratios that the aims are about."""
     uvloop.install()
-    with Kafka() as kafka, tempfile.TemporaryDirectory() as directory, Progress(transient=True) as progress:
+    with (
+        LastingKafka() as kafka,
+        tempfile.TemporaryDirectory() as directory,
+        Progress(transient=True) as progress,
+    ):
         settings = load(
             {},
             kafka_bootstrap=kafka.bootstrap,
             data_dir=Path(directory),
             ingest_port=0,
+            partitions=PARTITIONS,
             ingest_body_limit_bytes=1024**2,
         )
-        admin.apply(settings, load_topics())
+        admin.apply(settings, load_topics(PARTITIONS))
         names = [FLOOR, OURS] + ([NODEJS] if why_no_node() is None else [])
         task = progress.add_task("front doors", total=len(SIZES) * REPEATS * (len(names) + 2))
         for size, events in SIZES.items():
@@ -195,7 +200,7 @@ def remembered(settings: Settings) -> str:
 
 async def produced(settings: Settings, events: int, rate: float) -> Loaded:
     """Return the latency of our producer alone, open loop at this rate, with the records ready made."""
-    topology = Topology(kafka_codec(settings), load_topics(), OPEN_DIRECTORY)
+    topology = Topology(kafka_codec(settings), load_topics(PARTITIONS), OPEN_DIRECTORY)
     records: list[Record] = []
     for number, body in enumerate(bodies(events)):
         request = Request(PATH, body, time.time_ns() // 1_000_000, f"request-{number}")

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.core import MemoryIds, sdk_session
-from deploy.servers import Kafka
+from bench.core import PARTITIONS, MemoryIds, sdk_session
+from deploy.servers import LastingKafka
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.codec import Codec
 from pipeline.contract.positions import INDEX
@@ -62,7 +62,7 @@ def main() -> None:
     worker = [str(Path(sys.executable).with_name("pipeline")), "worker"]
     ways = {LOOP: [loop], WORKER: [worker], TWO: [worker, worker]}
     runs: dict[str, list[Run]] = {name: [] for name in (*ways, STAGES)}
-    with Kafka() as kafka, Progress(transient=True) as progress:
+    with LastingKafka() as kafka, Progress(transient=True) as progress:
         task = progress.add_task("carrying backlogs", total=REPEATS * len(runs))
         for number in range(REPEATS):
             for name, commands in ways.items():
@@ -74,6 +74,7 @@ def main() -> None:
                         kafka_topic_prefix=f"{prefix}.",
                         worker_group=prefix,
                         worker_port=0,
+                        partitions=PARTITIONS,
                         data_dir=Path(directory),
                     )
                     runs[name].append(carried(settings, commands))
@@ -94,7 +95,7 @@ def _medians(runs: dict[str, list[Run]], place: int) -> dict[str, float]:
 
 
 def _table(runs: dict[str, list[Run]]) -> Table:
-    title = f"{SESSIONS:,} uploads of {EVENTS} events on Apache Kafka, index and transactions on"
+    title = f"{SESSIONS:,} uploads of {EVENTS} events on Apache Kafka, {PARTITIONS} partitions"
     table = Table(title=title, title_justify="left")
     for column in (
         "",
@@ -119,7 +120,7 @@ def _table(runs: dict[str, list[Run]]) -> Table:
 def stages_alone() -> Run:
     """Return what the stages cost for such a backlog in this process, without log or broker."""
     codec = Codec(MemoryIds())
-    topology = Topology(codec, load_topics(), OPEN_DIRECTORY)
+    topology = Topology(codec, load_topics(PARTITIONS), OPEN_DIRECTORY)
     stored: dict[int, list[StoredRecord]] = {}
     for record in uploads(topology):
         mine = stored.setdefault(record.partition, [])
@@ -137,11 +138,18 @@ def stages_alone() -> Run:
 
 def carried(settings: Settings, commands: list[list[str]]) -> Run:
     """Return what it cost these commands together to carry a fresh backlog; topics are made for it."""
-    admin.apply(settings, load_topics())
+    admin.apply(settings, load_topics(PARTITIONS))
     expected = fill(settings)
     environ = {
         f"{PREFIX}{name.upper()}": str(getattr(settings, name))
-        for name in ("kafka_bootstrap", "kafka_topic_prefix", "worker_group", "data_dir", "worker_port")
+        for name in (
+            "partitions",
+            "kafka_bootstrap",
+            "kafka_topic_prefix",
+            "worker_group",
+            "data_dir",
+            "worker_port",
+        )
     }
     codec = kafka_codec(settings)
     with tempfile.TemporaryFile() as log, contextlib.closing(KafkaReader(settings)) as reader:
@@ -182,7 +190,7 @@ def uploads(topology: Topology) -> Iterator[Record]:
 
 def fill(settings: Settings) -> dict[int, int]:
     """Write the backlog; return where each partition ends."""
-    topology = Topology(kafka_codec(settings), load_topics(), OPEN_DIRECTORY)
+    topology = Topology(kafka_codec(settings), load_topics(PARTITIONS), OPEN_DIRECTORY)
     producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "linger.ms": 20})
     ends: dict[int, int] = {}
     for record in uploads(topology):

@@ -1,11 +1,13 @@
 """From the HTTP request to the committed record, at a fixed rate: ingest, Kafka and worker as processes.
 
+With the partitions of docker-compose.yml and one worker, then two, and with the default partitions.
 Latency counts from the moment a request was due to the moment a `read_committed` consumer has the session.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,53 +16,78 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import httpx
 from confluent_kafka import Consumer
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from bench.core import sdk_session
+from bench.core import PARTITIONS, sdk_session
 from bench.http_load import as_request, open_loop
-from deploy.servers import Kafka
+from deploy.servers import LastingKafka, free_port
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.topics import load_topics
 from pipeline.kafka import admin
 from pipeline.kafka.clients import ISOLATION, client_config
+from pipeline.settings import PARTITIONS as DEFAULT_PARTITIONS
 from pipeline.settings import Settings, child_environ, load
 from pipeline.wire.encode import to_media_collection
 
 RATE: Final = int(os.environ.get("BENCH_RATE", "500"))
 SECONDS: Final = int(os.environ.get("BENCH_SECONDS", "30"))
-WARM_S: Final = 5
+WARM_S: Final = int(os.environ.get("BENCH_WARM_SECONDS", "30"))
+"""The broker compiles itself meanwhile, which takes a core for half a minute."""
 EVENTS: Final = 25
 AIM_MS: Final = 300
 READY_S: Final = 60.0
+SETTLE_S: Final = 3.0
+OK: Final = 200
 SESSIONS: Final = "media.sessions"
 
 
+class Layout(NamedTuple):
+    """How the deployment that is measured is laid out."""
+
+    partitions: int
+    workers: int
+
+
+LAYOUTS: Final = (Layout(PARTITIONS, 1), Layout(PARTITIONS, 2), Layout(DEFAULT_PARTITIONS, 1))
+
+
 def main() -> None:
-    """Print p50 and p99 of the whole way."""
-    with Kafka() as kafka, tempfile.TemporaryDirectory() as directory, Status("measuring the whole way"):
-        settings = load(
-            {}, kafka_bootstrap=kafka.bootstrap, data_dir=Path(directory), worker_port=0, ingest_port=0
-        )
-        admin.apply(settings, load_topics())
-        waited = measured(settings)
-    waited.sort()
+    """Print p50 and p99 of the whole way for each layout."""
+    found: dict[Layout, list[float]] = {}
+    with Status("measuring the whole way"):
+        for layout in LAYOUTS:
+            # A broker of its own for each: one that has served another is warmer.
+            with LastingKafka() as kafka, tempfile.TemporaryDirectory() as directory:
+                settings = load(
+                    {},
+                    kafka_bootstrap=kafka.bootstrap,
+                    data_dir=Path(directory),
+                    worker_port=0,
+                    ingest_port=0,
+                    partitions=layout.partitions,
+                )
+                admin.apply(settings, load_topics(layout.partitions))
+                found[layout] = sorted(measured(settings, layout.workers))
     table = Table(
         title=f"HTTP request to committed session at {RATE}/s, {EVENTS} events", title_justify="left"
     )
-    for column in ("sessions", "p50 ms", "p99 ms", "longest ms", "aim p99"):
+    for column in ("partitions", "workers", "sessions", "p50 ms", "p99 ms", "longest ms", "aim p99"):
         table.add_column(column, justify="right")
-    at = [waited[min(len(waited) - 1, int(len(waited) * share))] * 1000 for share in (0.5, 0.99, 1.0)]
-    table.add_row(f"{len(waited):,}", *(f"{ms:,.0f}" for ms in at), f"{AIM_MS}")
+    for layout, waited in found.items():
+        at = [waited[min(len(waited) - 1, int(len(waited) * share))] * 1000 for share in (0.5, 0.99, 1.0)]
+        figures = (f"{ms:,.0f}" for ms in at)
+        table.add_row(str(layout.partitions), str(layout.workers), f"{len(waited):,}", *figures, f"{AIM_MS}")
     Console(width=120).print(table)
 
 
-def measured(settings: Settings) -> list[float]:
-    """Return the seconds that each session took, those of the first seconds left out."""
+def measured(settings: Settings, workers: int) -> list[float]:
+    """Return the seconds that each session took with so many workers, those of the first seconds left out."""
     pipeline = str(Path(sys.executable).with_name("pipeline"))
     environ = child_environ(settings)
     body = to_media_collection(sdk_session(EVENTS))
@@ -77,14 +104,15 @@ def measured(settings: Settings) -> list[float]:
         tempfile.NamedTemporaryFile("r") as log,
         Path(log.name).open("wb") as out,
     ):
-        processes = [
-            subprocess.Popen([pipeline, "worker"], env=environ, stdout=said, stderr=said),
-            subprocess.Popen([pipeline, "ingest"], env=environ, stdout=out, stderr=out),
-        ]
+        processes = [subprocess.Popen([pipeline, "ingest"], env=environ, stdout=out, stderr=out)]
         reading = threading.Thread(target=_read, args=(settings, arrived, stop))
         try:
             port = _port(log)
-            _await_worker(settings)
+            for _ in range(workers):
+                own = child_environ(settings, worker_port=(health := free_port()))
+                processes.append(subprocess.Popen([pipeline, "worker"], env=own, stdout=said, stderr=said))
+                _await_ready(processes[-1], health)
+            time.sleep(SETTLE_S)
             reading.start()
             loaded = asyncio.run(open_loop(port, requests, RATE, SECONDS + WARM_S))
             end = time.monotonic() + READY_S
@@ -140,14 +168,12 @@ def _port(log: Any) -> int:
     raise SystemExit("ingest did not start")
 
 
-def _await_worker(settings: Settings) -> None:
-    """Return when the worker has its partitions: their stores are there then."""
+def _await_ready(process: subprocess.Popen[bytes], port: int) -> None:
+    """Return when this worker has taken partitions over."""
     end = time.monotonic() + READY_S
-    while (
-        len(list((settings.data_dir / "index").glob("*/*media.index-*")))
-        < load_topics()["media.uploads"].partitions
-    ):
-        if time.monotonic() > end:
-            raise SystemExit("the worker did not start")
+    while process.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"http://127.0.0.1:{port}/health/ready", trust_env=False).status_code == OK:
+                return
         time.sleep(0.2)
-    time.sleep(3)
+    raise SystemExit("a worker did not start")

@@ -21,7 +21,7 @@ def main() -> None:
     """Carry uploads until killed."""
     settings = load()
     codec = kafka_codec(settings)
-    topics = load_topics()
+    topics = load_topics(settings.partitions)
     topology = Topology(codec, topics, OPEN_DIRECTORY)
     for topic in topics:
         codec.prepare(topic)

@@ -219,7 +219,7 @@ def new_cluster_id() -> str:
 class _Node(_Server):
     """One process of Apache Kafka; its storage is formatted before it is started for the first time."""
 
-    memory: Sequence[str] = ("-Xms256m", "-Xmx512m")
+    java_options: Sequence[str] = ("-Xms256m", "-Xmx512m", *QUICK_JAVA)
 
     def __init__(self) -> None:
         super().__init__()
@@ -257,9 +257,16 @@ class _Node(_Server):
             raise ServerFailed(f"kafka storage format failed:\n{done.stdout}{done.stderr}")
 
     def _command(self) -> Sequence[str]:
-        tuning = (*self.memory, *QUICK_JAVA)
         logging = f"-Dlog4j2.configurationFile={ROOT / 'deploy' / 'kafka' / 'log4j2.properties'}"
-        return [self._java, *tuning, logging, "-cp", f"{KAFKA_LIB}/*", "kafka.Kafka", "server.properties"]
+        return [
+            self._java,
+            *self.java_options,
+            logging,
+            "-cp",
+            f"{KAFKA_LIB}/*",
+            "kafka.Kafka",
+            "server.properties",
+        ]
 
     def _answers(self) -> bool:
         return "Kafka Server started" in self.log_tail(200_000)
@@ -300,6 +307,15 @@ listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._contro
 """ + _broker_properties(self.port, self.directory / "data", copies)
 
 
+class LastingKafka(Kafka):
+    """The same for those who run long, with the options of Kafka's own start script."""
+
+    java_options = (
+        *("-Xms1g", "-Xmx1g", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"),
+        *("-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"),
+    )
+
+
 def _broker_properties(port: int, data: Path, copies: int) -> str:
     # Retention goes by record time: what tests date years back must be there until they have read it.
     return f"""advertised.listeners=PLAINTEXT://127.0.0.1:{port}
@@ -329,7 +345,7 @@ class Controller(_Node):
     """A KRaft controller in a process of its own."""
 
     name = "controller"
-    memory = ("-Xms64m", "-Xmx256m")
+    java_options = ("-Xms64m", "-Xmx256m", *QUICK_JAVA)
 
     def __init__(self) -> None:
         super().__init__()
@@ -540,7 +556,7 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Kafka(port) if kind == "kafka" else Registry(port) as server:
+        with LastingKafka(port) if kind == "kafka" else Registry(port) as server:
             where = server.bootstrap if isinstance(server, Kafka) else server.url
             print(f"{kind} is at {where}; Ctrl-C stops it and forgets its data", flush=True)
             signal.pause()

@@ -244,7 +244,7 @@ def topics() -> str:
         kept = f"{topic.retention_ms // 86_400_000} days" if topic.retention_ms else "for ever"
         placed = "by key" if topic.placed_by == "key" else "the number that its upload has"
         parts.append(
-            f"## {name}\n\n{schema['doc']}\n\nKey: {topic.key}. Partitions: {topic.partitions}, {placed}. "
+            f"## {name}\n\n{schema['doc']}\n\nKey: {topic.key}. Partition: {placed}. "
             f"Cleanup: {' + '.join(sorted(topic.cleanup))}, kept {kept}. Schema: `{topic.schema_file}`.\n"
         )
         rows = [(f"`{f['name']}`", _avro(f["type"]), f["doc"]) for f in schema["fields"]]

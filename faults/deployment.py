@@ -15,13 +15,15 @@ import httpx
 from confluent_kafka.admin import AdminClient
 
 from deploy.servers import ROOT, KafkaCluster, free_port
-from deploy.services import NotRunning, Supervised
-from faults.program import COMMAND, few_topics
+from deploy.services import PIPELINE, NotRunning, Supervised
 from pipeline.commands.home import kafka_codec
+from pipeline.contract.topics import load_topics
 from pipeline.kafka import admin
 from pipeline.settings import Settings, child_environ, load
 
 COPIES: Final = 3
+PARTITIONS: Final = 6
+"""Fewer than by default: three brokers share one small machine here."""
 MIN_INSYNC: Final = 2
 SESSION_TIMEOUT_S: Final = 4
 """How soon the group gives a silent worker's partitions away; 15 s by default, less here to save time."""
@@ -35,7 +37,7 @@ class Service(Supervised):
 
     def __init__(self, name: str, settings: Settings, log: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        super().__init__([*COMMAND, name], child_environ(settings), log)
+        super().__init__([PIPELINE, name], child_environ(settings), log)
 
     def is_live(self) -> bool:
         """Return whether it answers that it is live."""
@@ -77,6 +79,7 @@ class Deployment:
             kafka_topic_prefix=f"{name}.",
             kafka_replication_factor=COPIES,
             kafka_min_insync_replicas=MIN_INSYNC,
+            partitions=PARTITIONS,
             data_dir=self._directory / "data",
             worker_group=f"worker-{name}",
             worker_session_timeout_s=SESSION_TIMEOUT_S,
@@ -95,16 +98,16 @@ class Deployment:
     def _start(self) -> None:
         if self.settings.registry_url:
             subprocess.run(
-                [*COMMAND, "topics", "apply"],
+                [PIPELINE, "topics", "apply"],
                 env=child_environ(self.settings),
                 cwd=ROOT,
                 check=True,
                 capture_output=True,
             )
         else:
-            admin.apply(self.settings, few_topics())
+            admin.apply(self.settings, load_topics(PARTITIONS))
         codec = kafka_codec(self.settings)
-        for topic in few_topics():
+        for topic in load_topics():
             codec.prepare(topic)
         self.ingest = self._running.enter_context(self._service("ingest", "ingest", self._ports[0]))
         self.workers = [self.new_worker(number) for number in range(2)]
@@ -114,7 +117,7 @@ class Deployment:
     def __exit__(self, *_exc: object) -> None:
         self._running.close()
         client = AdminClient({"bootstrap.servers": self.settings.kafka_bootstrap, "log_level": 2})
-        names = [self.settings.kafka_topic_prefix + name for name in few_topics()]
+        names = [self.settings.kafka_topic_prefix + name for name in load_topics()]
         for future in client.delete_topics(names).values():
             with suppress(Exception):  # the cluster is thrown away with everything in it
                 future.result(20)
@@ -130,7 +133,7 @@ class Deployment:
         end = time.monotonic() + LEDGER_S
         while True:
             done = subprocess.run(
-                [*COMMAND, "ledger", "--json"],
+                [PIPELINE, "ledger", "--json"],
                 env=child_environ(self.settings),
                 cwd=ROOT,
                 capture_output=True,

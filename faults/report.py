@@ -13,9 +13,8 @@ from typing import Final
 
 from deploy.servers import ROOT
 from faults.cases import CASES
-from faults.deployment import COPIES, MIN_INSYNC, SESSION_TIMEOUT_S
+from faults.deployment import COPIES, MIN_INSYNC, PARTITIONS, SESSION_TIMEOUT_S
 from faults.outputs import Verdict
-from faults.program import PARTITIONS
 from faults.run import RATE_PER_S, Result
 
 PAGE: Final = ROOT / "docs" / "verdicts.md"

@@ -10,9 +10,9 @@ from typing import Final, Protocol
 
 from confluent_kafka import Consumer, TopicPartition
 
+from faults.deployment import PARTITIONS
 from faults.fleet import AGAIN
 from faults.outputs import consumer_config
-from faults.program import PARTITIONS
 
 WINDOW_S: Final = 1.0
 LEAST_PART: Final = 0.5

@@ -142,7 +142,7 @@ def topics(
 ) -> None:
     """Make Kafka's topics and the registry agree with the repository, show the differences, or migrate.
 
-    `migrate` makes topics with the partitions of topics.toml under another prefix and re-keys the dedupe
+    `migrate` makes topics with PIPELINE_PARTITIONS partitions under another prefix and re-keys the dedupe
     index into them; see docs/kafka.md.
     """
     from pipeline.commands.topics import topics as run_topics

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 PREFIX: Final = "PIPELINE_"
+PARTITIONS: Final = 24
+"""So many partitions has a topic by default."""
 
 
 class SettingError(Exception):
@@ -165,6 +167,13 @@ class Settings:
         "After how long without a heartbeat the group gives a worker's partitions away.",
         at_least=1,
         at_most=300,
+    )
+    partitions: int = _setting(
+        PARTITIONS,
+        "Partitions of every topic, and so the most workers; fixed when topics are made (`pipeline topics "
+        "migrate` makes others). With more of them transactions are smaller and cost more.",
+        at_least=1,
+        at_most=1_000,
     )
     kafka_bootstrap: str = _setting(
         "", "Kafka brokers as host:port, comma-separated; empty: the embedded log."

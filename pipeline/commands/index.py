@@ -17,7 +17,7 @@ from pipeline.settings import Settings
 def index(settings: Settings, action: str) -> int:
     """Adopt the present topic of uploads, or rebuild a lost index; return the exit code."""
     require_kafka(settings)
-    topics = load_topics()
+    topics = load_topics(settings.partitions)
     admin.require_topics(settings, topics)
     codec = kafka_codec(settings)
     if action == "adopt":

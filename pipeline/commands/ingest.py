@@ -49,7 +49,7 @@ def ingest(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code."""
     require_kafka(settings)
     traces = open_traces(settings, "pipeline-ingest")
-    topics = load_topics()
+    topics = load_topics(settings.partitions)
     retention_ms = topics[UPLOADS].retention_ms
     if retention_ms is not None and settings.spool_max_age_s * 1000 >= retention_ms:
         raise SettingError(
@@ -201,7 +201,7 @@ def _require_kafka_once(settings: Settings) -> bool:
     worked = f"{settings.kafka_bootstrap} {settings.kafka_topic_prefix}"
     ran_before = marker.exists() and marker.read_text() == worked
     try:
-        admin.require_topics(settings, load_topics())
+        admin.require_topics(settings, load_topics(settings.partitions))
         admin.require_retention(settings)
     except admin.RetentionTooShort:
         raise

@@ -64,7 +64,7 @@ class Embedded:
         directory = load_directory(self.settings)
         client_ip = client_ip_of(self.settings)
         self._socket = bind(self.settings)
-        topics = load_topics()
+        topics = load_topics(self.settings.partitions)
         traces = open_traces(self.settings, "pipeline-run")
         with opened_log(self.settings) as (log, codec), contextlib.closing(traces):
             limit = Limit(self.settings.worker_dead_letters_percent, self.settings.worker_dead_letters_least)
@@ -145,7 +145,7 @@ def opened_log(settings: Settings) -> Iterator[tuple[Log, Codec]]:
     make_data_dir(settings)
     try:
         codec = Codec(FileRegistry(settings.data_dir / REGISTRY_FILE))
-        log = Log(settings.data_dir, load_topics(), position_maker(codec))
+        log = Log(settings.data_dir, load_topics(settings.partitions), position_maker(codec))
         log.open()
     except OSError as error:
         raise SettingError(

@@ -29,7 +29,7 @@ def topics(settings: Settings, action: str, to_prefix: str | None = None) -> int
     """Apply, show the differences or migrate; return 0, or 1 when `diff` found any."""
     require_kafka(settings)
     make_data_dir(settings)
-    wanted = load_topics()
+    wanted = load_topics(settings.partitions)
     if action == "migrate":
         return migrate(settings, to_prefix, wanted, Console())
     if to_prefix is not None:

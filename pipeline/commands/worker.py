@@ -36,7 +36,7 @@ def worker(settings: Settings) -> int:
 
     require_kafka(settings)
     traces = open_traces(settings, "pipeline-worker")
-    topics = load_topics()
+    topics = load_topics(settings.partitions)
     admin.require_topics(settings, topics)
     admin.require_retention(settings)
     directory = load_directory(settings)

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from pipeline.settings import PARTITIONS
+
 SCHEMAS_DIR: Final = Path(__file__).resolve().parents[2] / "schemas"
 
 ENVELOPE_BYTES: Final = 64 * 1024
@@ -43,13 +45,13 @@ class Topic(NamedTuple):
 
 
 @cache
-def load_topics() -> Mapping[str, Topic]:
-    """Return every topic by name, in the order of the file."""
+def load_topics(partitions: int = PARTITIONS) -> Mapping[str, Topic]:
+    """Return every topic by name, in the order of the file, each with so many partitions."""
     tables: dict[str, Any] = tomllib.loads((SCHEMAS_DIR / "topics.toml").read_text())["topic"]
     return {
         name: Topic(
             name=name,
-            partitions=table["partitions"],
+            partitions=partitions,
             cleanup=frozenset(table["cleanup"]),
             retention_ms=table["retention_ms"] or None,
             key=table["key"],

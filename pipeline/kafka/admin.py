@@ -87,9 +87,10 @@ def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, 
     fixed = [d for d in differences if d.what == "partitions"]
     if fixed:
         raise SettingError(
-            f"topic {fixed[0].topic} has {fixed[0].found} partitions, topics.toml says {fixed[0].wanted}. "
-            "The dedupe index lives by partition, so the number can't change: run `pipeline topics migrate "
-            "--to-prefix PREFIX`, which makes new topics and re-keys the index, or restore topics.toml"
+            f"topic {fixed[0].topic} has {fixed[0].found} partitions, PIPELINE_PARTITIONS is "
+            f"{fixed[0].wanted}. The dedupe index lives by partition, so the number can't change: run "
+            "`pipeline topics migrate --to-prefix PREFIX`, which makes new topics and re-keys the index, or "
+            "set it back"
         )
     admin = _admin(settings)
     missing = [d.topic for d in differences if d.found is None]
@@ -148,8 +149,8 @@ def require_topics(settings: Settings, topics: Mapping[str, Topic]) -> None:
     while first := next(_shape_differences(settings, topics), None):
         if first.found is not None:
             raise SettingError(
-                f"topic {first.topic} has {first.found} partitions, not {first.wanted}: "
-                "run `pipeline topics apply`"
+                f"topic {first.topic} has {first.found} partitions, PIPELINE_PARTITIONS is {first.wanted}: "
+                "it must be what the topics were made with"
             )
         if time.monotonic() > end:
             raise SettingError(f"topic {first.topic} is missing: run `pipeline topics apply`")

@@ -74,8 +74,8 @@ def declare(connection: sqlite3.Connection, topics: Mapping[str, Topic]) -> None
     for name, topic in topics.items():
         if held.get(name, topic.partitions) != topic.partitions:
             raise OSError(
-                f"topic {name} was made with {held[name]} partitions, topics.toml says {topic.partitions}: "
-                "the dedupe index lives by partition, so it can't change"
+                f"topic {name} was made with {held[name]} partitions, PIPELINE_PARTITIONS is "
+                f"{topic.partitions}: the dedupe index lives by partition, so it can't change"
             )
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(

@@ -71,7 +71,7 @@ def make_pipeline(
     partitions: int = 24,
 ) -> Pipeline:
     """Return a pipeline on this home, with a clock that stands still."""
-    topics = {name: topic._replace(partitions=partitions) for name, topic in load_topics().items()}
+    topics = load_topics(partitions)
     topology = Topology(codec, topics, directory)
     worker = EmbeddedWorker(
         topology,

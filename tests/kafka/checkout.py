@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -17,17 +16,6 @@ def copied(to: Path) -> Path:
     for name in ("pipeline", "schemas"):
         shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     return to
-
-
-def with_partitions(checkout: Path, partitions: int) -> Path:
-    """Declare other numbers of partitions for all topics."""
-    declared = checkout / "schemas" / "topics.toml"
-    text, changed = re.subn(
-        r"^partitions = \d+$", f"partitions = {partitions}", declared.read_text(), flags=re.MULTILINE
-    )
-    assert changed
-    declared.write_text(text)
-    return checkout
 
 
 def with_field(checkout: Path, schema_file: str, name: str) -> Path:

@@ -23,7 +23,7 @@ from confluent_kafka.admin import (
 from deploy.servers import free_port
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.records import IndexEntry, Outcome
-from pipeline.contract.topics import Topic, load_topics
+from pipeline.contract.topics import load_topics
 from pipeline.kafka import admin
 from pipeline.kafka.clients import client_config
 from pipeline.kafka.registry import HttpRegistry
@@ -95,7 +95,7 @@ def test_records_and_ledger_of_schemas_that_an_absent_registry_has_are_one_line_
     elsewhere = dataclasses.replace(
         settings, registry_url=f"http://127.0.0.1:{free_port()}", data_dir=tmp_path / "elsewhere"
     )
-    with made_topics(settings, {name: t._replace(partitions=1) for name, t in load_topics().items()}):
+    with made_topics(settings, load_topics(1)):
         codec = kafka_codec(settings)
         entry = IndexEntry(kind="position", recorded_at_ms=0)
         outcome = Outcome(
@@ -239,11 +239,11 @@ def test_an_incompatible_schema_is_one_line_and_an_unregistered_one_a_difference
 def test_another_number_of_partitions_is_refused(kafka: LentKafka, tmp_path: Path) -> None:
     settings = settings_of(kafka, tmp_path)
     with made_topics(settings):
-        more: dict[str, Topic] = {
-            name: topic._replace(partitions=48) for name, topic in load_topics().items()
-        }
         with pytest.raises(SettingError, match="pipeline topics migrate --to-prefix"):
-            admin.apply(settings, more)
+            admin.apply(settings, load_topics(48))
+        other = dataclasses.replace(settings, partitions=48)
+        for name in (("worker",), ("ingest", "--port", "0"), ("topics", "apply")):
+            assert "has 24 partitions, PIPELINE_PARTITIONS is 48" in refused(other, *name)
 
 
 @pytest.mark.kafka

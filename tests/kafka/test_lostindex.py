@@ -33,7 +33,7 @@ from tests.stories import story
 pytestmark = pytest.mark.kafka
 
 CODEC = Codec(FakeSchemaIds())
-TOPICS = {name: topic._replace(partitions=3) for name, topic in load_topics().items()}
+TOPICS = load_topics(3)
 TOPOLOGY = Topology(CODEC, TOPICS, OPEN_DIRECTORY)
 NOW_MS = time.time_ns() // 1_000_000  # retention would take what is old
 

@@ -8,7 +8,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from confluent_kafka import Consumer
@@ -26,7 +26,6 @@ from pipeline.settings import SettingError, Settings
 from pipeline.wire.encode import to_media_collection
 from tests.fakes import FakeSchemaIds
 from tests.homes.uploading import Pipeline, make_pipeline
-from tests.kafka.checkout import copied, with_partitions
 from tests.kafka.home import KafkaHome, delete_topics, made_topics, settings_of
 from tests.kafka.running import Ingest, Worker, command, records, rows, settled
 from tests.lender import LentKafka
@@ -49,7 +48,7 @@ class Deployment(NamedTuple):
     homes: list[KafkaHome]
 
     def pipeline(self, settings: Settings, partitions: int) -> Pipeline:
-        home = KafkaHome(settings, self.codec, of(partitions))
+        home = KafkaHome(settings, self.codec, load_topics(partitions))
         self.homes.append(home)
         made = make_pipeline(home, self.codec, partitions=partitions)
         return made._replace(ids=itertools.count(1_000 * len(self.homes)))
@@ -72,17 +71,13 @@ class Deployment(NamedTuple):
         ]
 
 
-def of(partitions: int) -> Any:
-    return {name: topic._replace(partitions=partitions) for name, topic in load_topics().items()}
-
-
 @pytest.fixture
 def deployment(kafka: LentKafka, tmp_path: Path) -> Iterator[Deployment]:
     """Yield a deployment whose old topics hold sessions, duplicates and dead letters."""
     old = settings_of(kafka, tmp_path)
     new = dataclasses.replace(old, kafka_topic_prefix=old.kafka_topic_prefix + "b.")
-    admin.apply(old, of(BEFORE))
-    admin.apply(new, of(AFTER))
+    admin.apply(old, load_topics(BEFORE))
+    admin.apply(new, load_topics(AFTER))
     found = Deployment(old, new, Codec(FakeSchemaIds()), [])
     before = found.pipeline(old, BEFORE)
     for body in (*BODIES, *BODIES[:4], b"{}", b"[]"):
@@ -208,46 +203,45 @@ def test_an_entry_that_got_lost_on_the_way_is_found(
         deployment.migrate()
 
 
-def test_as_a_person_runs_it_with_the_services_of_two_versions(kafka: LentKafka, tmp_path: Path) -> None:
-    before = with_partitions(copied(tmp_path / "before"), BEFORE)
-    after = with_partitions(copied(tmp_path / "after"), AFTER)
-    old = settings_of(kafka, tmp_path / "data")
+def test_as_a_person_runs_it_with_the_services(kafka: LentKafka, tmp_path: Path) -> None:
+    old = dataclasses.replace(settings_of(kafka, tmp_path / "data"), partitions=BEFORE)
     to = old.kafka_topic_prefix + "b."
-    new = dataclasses.replace(old, kafka_topic_prefix=to)
+    set_anew = dataclasses.replace(old, partitions=AFTER)
+    new = dataclasses.replace(set_anew, kafka_topic_prefix=to)
     migrating = ("topics", "migrate", "--to-prefix", to)
-    assert command(old, "topics", "apply", root=before).returncode == 0
+    assert command(old, "topics", "apply").returncode == 0
     try:
-        with Worker(old, tmp_path / "old.log", before) as worker:
+        with Worker(old, tmp_path / "old.log") as worker:
             worker.await_assignment()
-            with Ingest(old, root=before) as ingest, ingest.client() as client:
+            with Ingest(old) as ingest, ingest.client() as client:
                 sent = {"content-type": "application/json"}
                 for body in (*BODIES, BODIES[0], b"{}"):
                     client.post("/api/v1/downloaded", content=body, headers=sent)
-            assert settled(old, root=before)["accepted"] == SESSIONS
-            done = command(old, *migrating, root=after)
+            assert settled(old)["accepted"] == SESSIONS
+            done = command(set_anew, *migrating)
             assert done.returncode == 2
             assert b"1 workers of the group" in done.stderr
         await_no_members(old)
-        done = command(old, "topics", "apply", root=after)
+        done = command(set_anew, "topics", "apply")
         assert done.returncode == 2
         assert b"pipeline topics migrate --to-prefix" in done.stderr
-        done = command(old, *migrating, root=after)
+        done = command(set_anew, *migrating)
         assert done.returncode == 0, done.stderr.decode()
         assert f"PIPELINE_KAFKA_TOPIC_PREFIX={to}" in done.stdout.decode()
-        with Worker(new, tmp_path / "new.log", after) as worker, Ingest(new, root=after) as ingest:
+        with Worker(new, tmp_path / "new.log") as worker, Ingest(new) as ingest:
             worker.await_assignment()
             forward_again(old, new)
             with ingest.client() as client:
                 for body in BODIES:
                     assert client.post("/api/v1/downloaded", content=body, headers=sent).status_code == 201
-            ledger = settled(new, root=after)
+            ledger = settled(new)
         assert ledger["balances"], ledger
         assert (ledger["accepted"], ledger["duplicate"], ledger["redelivered"]) == (0, SESSIONS, SESSIONS + 2)
-        assert rows(new, "media.sessions", after) == []
+        assert rows(new, "media.sessions") == []
         await_no_members(new)
-        held = records(new, INDEX, after)
-        assert command(old, *migrating, root=after).returncode == 0
-        assert records(new, INDEX, after) == held, "a second run changes nothing"
+        held = records(new, INDEX)
+        assert command(set_anew, *migrating).returncode == 0
+        assert records(new, INDEX) == held, "a second run changes nothing"
     finally:
         delete_topics(old)
         delete_topics(new)
@@ -278,7 +272,7 @@ def test_a_member_of_the_group_makes_the_command_refuse(kafka: LentKafka, tmp_pa
     assert admin.members(settings) == ()
     client = {"bootstrap.servers": kafka.bootstrap, "group.id": settings.worker_group}
     member = Consumer({**client, "client.id": "lives-on"})
-    with made_topics(settings, of(1)):
+    with made_topics(settings, load_topics(1)):
         member.subscribe([settings.kafka_topic_prefix + UPLOADS])
         try:
             end = time.monotonic() + 20
