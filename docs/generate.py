@@ -49,7 +49,8 @@ def settings() -> str:
     rows = [(f"`{name}`", f"`{defaults()[name]}`", doc) for name, doc in names().items()]
     return _page(
         "Settings",
-        "Every setting is an environment variable; a command's own option wins over it.",
+        "Every setting is an environment variable; a command's own option wins over it. A variable that is "
+        "nearly one of them is told on standard error when a command starts.",
         _table(("Variable", "Default", "Meaning"), rows),
     )
 

@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from pipeline.contract.ports import PositionUnusable, Unavailable
-from pipeline.settings import SettingError, Settings, load
+from pipeline.settings import SettingError, Settings, load, misspelt
 from pipeline.structured_logs import set_up_logs
 
 app = typer.Typer(
@@ -177,4 +177,6 @@ def index(
 def _settings(**options: Any) -> Settings:
     settings = load(**options)
     set_up_logs(settings)
+    for name, meant in misspelt().items():
+        sys.stderr.write(f"pipeline: {name} is no setting and is ignored; {meant} is one\n")
     return settings

@@ -8,6 +8,7 @@ is checked against the table by a test.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 PREFIX: Final = "PIPELINE_"
+NEAR: Final = 0.9
+"""Names that are alike to this degree differ in a letter or two."""
 PARTITIONS: Final = 24
 """So many partitions has a topic by default."""
 
@@ -232,6 +235,17 @@ def names() -> dict[str, str]:
 def defaults() -> dict[str, str]:
     """Return every environment variable with its setting's default, as text."""
     return {PREFIX + f.name.upper(): str(f.default) for f in dataclasses.fields(Settings)}
+
+
+def misspelt() -> dict[str, str]:
+    """Return each variable of this process that is no setting but nearly one, with the one that was meant.
+
+    Others with our prefix are somebody else's: Kubernetes, for one, makes some for a service of our name.
+    """
+    known = names()
+    strange = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    near = {name: difflib.get_close_matches(name, known, n=1, cutoff=NEAR) for name in strange}
+    return {name: found[0] for name, found in near.items() if found}
 
 
 def child_environ(settings: Settings, **other: Any) -> dict[str, str]:

@@ -52,6 +52,14 @@ def test_the_demo_reads_the_embedded_log_whatever_kafka_is_set(tmp_path: Path) -
     assert run("demo", "--data-dir", str(tmp_path), "--port", "0", environ=environ).returncode == 0
 
 
+def test_a_variable_that_is_nearly_a_setting_is_told_and_others_are_not(tmp_path: Path) -> None:
+    of_kubernetes = {"PIPELINE_SERVICE_PORT": "8080", "PIPELINE_INGEST_PORT_8080_TCP": "tcp://10.0.0.1:8080"}
+    environ = {"PIPELINE_KAFKA_BOOTSRAP": "127.0.0.1:1", **of_kubernetes}
+    said = run("ledger", "--data-dir", str(tmp_path), environ=environ).stderr.decode()
+    assert "PIPELINE_KAFKA_BOOTSRAP is no setting and is ignored; PIPELINE_KAFKA_BOOTSTRAP is one" in said
+    assert said.count("is no setting") == 1
+
+
 def test_the_demo_fails_when_the_ledger_does_not_balance(demo: Path, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     shutil.copytree(demo, data_dir)
