@@ -35,7 +35,7 @@ from pipeline.contract.records import IndexEntry
 from pipeline.contract.topics import load_topics
 from pipeline.kafka import admin
 from pipeline.kafka.reader import KafkaReader
-from pipeline.settings import PREFIX, Settings, load
+from pipeline.settings import Settings, child_environ, load
 from pipeline.stages.datastreams import OPEN_DIRECTORY
 from pipeline.stages.receive import Request
 from pipeline.topology import Topology
@@ -141,24 +141,13 @@ def stages_alone() -> Run:
 
 def carried(settings: Settings, commands: list[list[str]]) -> Run:
     """Return what it cost these commands together to carry a fresh backlog; topics are made for it."""
-    admin.apply(settings, load_topics(PARTITIONS))
+    topics = load_topics(PARTITIONS)
+    admin.apply(settings, topics)
     codec = kafka_codec(settings)
-    topology = Topology(codec, load_topics(PARTITIONS), OPEN_DIRECTORY)
-    backlog = list(uploads(topology, WARM_SESSIONS + SESSIONS))
-    environ = {
-        f"{PREFIX}{name.upper()}": str(getattr(settings, name))
-        for name in (
-            "partitions",
-            "kafka_bootstrap",
-            "kafka_topic_prefix",
-            "worker_group",
-            "data_dir",
-            "worker_port",
-        )
-    }
+    backlog = list(uploads(Topology(codec, topics, OPEN_DIRECTORY), WARM_SESSIONS + SESSIONS))
     with tempfile.TemporaryFile() as log, contextlib.closing(KafkaReader(settings)) as reader:
         processes = [
-            subprocess.Popen(command, env={**os.environ, **environ}, stdout=log, stderr=log)
+            subprocess.Popen(command, env=child_environ(settings), stdout=log, stderr=log)
             for command in commands
         ]
         try:
@@ -166,8 +155,8 @@ def carried(settings: Settings, commands: list[list[str]]) -> Run:
             positions = Positions(reader, codec)
             ends: dict[int, int] = {}
 
-            def carry(part: Sequence[Record]) -> Run:
-                """Have these carried; return the CPU time that was taken by then, and the moment."""
+            def carry(part: Sequence[Record]) -> None:
+                """Have these carried, or end the benchmark."""
                 fill(settings, part, ends)
                 end = time.monotonic() + DEADLINE_S
                 while positions.committed() != ends:
@@ -175,12 +164,16 @@ def carried(settings: Settings, commands: list[list[str]]) -> Run:
                         log.seek(0)
                         raise SystemExit(f"{commands} did not carry: {log.read().decode()[-2000:]}")
                     time.sleep(0.1)
+
+            def taken() -> Run:
+                """Return the CPU time that was taken until now, and the moment."""
                 return Run(sum(sum(process.cpu_times()[:2]) for process in watched), time.monotonic())
 
             carry(backlog[:WARM_SESSIONS])
             time.sleep(SETTLE_S)
-            before = carry(())
-            after = carry(backlog[WARM_SESSIONS:])
+            before = taken()
+            carry(backlog[WARM_SESSIONS:])
+            after = taken()
             return Run(after.cpu_s - before.cpu_s, after.wall_s - before.wall_s)
         finally:
             for process in processes:

@@ -7,7 +7,6 @@ Latency counts from the moment a request was due to the moment a `read_committed
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import uuid
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import httpx
 from confluent_kafka import Consumer
 from rich.console import Console
 from rich.status import Status
@@ -26,6 +24,7 @@ from rich.table import Table
 
 from bench.core import PARTITIONS, sdk_session
 from bench.http_load import as_request, open_loop
+from deploy.probe import is_healthy
 from deploy.servers import LastingKafka, free_port
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.topics import load_topics
@@ -43,7 +42,6 @@ EVENTS: Final = 25
 AIM_MS: Final = 300
 READY_S: Final = 60.0
 SETTLE_S: Final = 3.0
-OK: Final = 200
 SESSIONS: Final = "media.sessions"
 
 
@@ -172,8 +170,7 @@ def _await_ready(process: subprocess.Popen[bytes], port: int) -> None:
     """Return when this worker has taken partitions over."""
     end = time.monotonic() + READY_S
     while process.poll() is None and time.monotonic() < end:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"http://127.0.0.1:{port}/health/ready", trust_env=False).status_code == OK:
-                return
+        if is_healthy(f"http://127.0.0.1:{port}/health/ready"):
+            return
         time.sleep(0.2)
     raise SystemExit("a worker did not start")

@@ -76,18 +76,21 @@ def deployment(kafka: LentKafka, tmp_path: Path) -> Iterator[Deployment]:
     """Yield a deployment whose old topics hold sessions, duplicates and dead letters."""
     old = settings_of(kafka, tmp_path)
     new = dataclasses.replace(old, kafka_topic_prefix=old.kafka_topic_prefix + "b.")
-    admin.apply(old, load_topics(BEFORE))
-    admin.apply(new, load_topics(AFTER))
     found = Deployment(old, new, Codec(FakeSchemaIds()), [])
-    before = found.pipeline(old, BEFORE)
-    for body in (*BODIES, *BODIES[:4], b"{}", b"[]"):
-        before.send(body)
-    before.carry()
-    yield found
-    for home in found.homes:
-        home.close()
-    delete_topics(old)
-    delete_topics(new)
+    try:
+        admin.apply(old, load_topics(BEFORE))
+        admin.apply(new, load_topics(AFTER))
+        before = found.pipeline(old, BEFORE)
+        for body in (*BODIES, *BODIES[:4], b"{}", b"[]"):
+            before.send(body)
+        before.carry()
+        yield found
+    finally:
+        # When the set-up fails, too: what it leaves open would fail another test.
+        for home in found.homes:
+            home.close()
+        delete_topics(old)
+        delete_topics(new)
 
 
 def test_sessions_and_uploads_are_known_on_their_new_partitions_and_a_second_run_changes_nothing(
