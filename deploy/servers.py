@@ -317,7 +317,8 @@ class LastingKafka(Kafka):
 
 
 def _broker_properties(port: int, data: Path, copies: int) -> str:
-    # Retention goes by record time: what tests date years back must be there until they have read it.
+    # Retention goes by record time: what tests date years back must be there until they have read it. So it
+    # looks once at the start, when nothing is there (its own first look would come after 30 s), then daily.
     return f"""advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
@@ -333,6 +334,7 @@ share.coordinator.state.topic.min.isr={(copies + 1) // 2}
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 auto.create.topics.enable=false
+log.initial.task.delay.ms=0
 log.retention.check.interval.ms=86400000
 """
 
