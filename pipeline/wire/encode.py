@@ -41,17 +41,22 @@ def _mc_event(event: Event) -> dict[str, Any]:
     name, params = _mc_params(event)
     found: dict[str, Any] = {
         "eventType": name,
-        "playerTime": {"playhead": event.playhead_s, "ts": event.occurred_at_ms},
+        "playerTime": {"playhead": _number(event.playhead_s), "ts": event.occurred_at_ms},
     }
     if params:
-        found["params"] = params
+        found["params"] = {key: _number(value) for key, value in params.items()}
     if event.qoe is not None:
         found["qoeData"] = {
-            key: value for key, value in zip(QOE, event.qoe, strict=True) if value is not None
+            key: _number(value) for key, value in zip(QOE, event.qoe, strict=True) if value is not None
         }
     if event.custom_metadata:
         found["customMetadata"] = dict(event.custom_metadata)
     return found
+
+
+def _number(value: Any) -> Any:
+    """Return whole numbers without a point, as the JSON writers of both mobile platforms write them."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _mc_params(event: Event) -> tuple[str, dict[str, Any]]:

@@ -66,9 +66,9 @@ def glance(body: bytes, path: str) -> Glance | None:
 def _seen(body: bytes) -> tuple[list[Any], bytes]:
     """Return the events and their canonical form; no events where the decoder must judge them."""
     try:
-        # Whole playheads, which the canonical form has without a point, cost half of what others do.
+        # Playheads without a point stand in the canonical form as they are.
         events: list[Any] = _decode_whole(body)
-        return events, _encode([(e.kind, int((t := e.playerTime).playhead), t.ts) for e in events])
+        return events, _encode([(e.kind, (t := e.playerTime).playhead, t.ts) for e in events])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     try:
@@ -179,5 +179,5 @@ def _event(name: str, event: EventType, time: type[Struct]) -> type[Struct]:
 
 
 _decode: Final = _decoder(_type(PLAYHEAD))
-_decode_whole: Final = _decoder(Annotated[_type(PLAYHEAD), Meta(multiple_of=1)])
+_decode_whole: Final = _decoder(_numbers(PLAYHEAD, int))
 _encode: Final = msgspec.json.encode
