@@ -12,6 +12,7 @@ import fastavro
 
 from pipeline.contract import upload_writer
 from pipeline.contract.ports import SchemaIds
+from pipeline.contract.record_writer import Writer, Written
 from pipeline.contract.records import Upload
 from pipeline.contract.topics import load_schema, load_topics
 from pipeline.contract.upload_writer import UploadWriter
@@ -30,9 +31,6 @@ class Undecodable(Exception):
 class AvroRecord(Protocol):
     """A generated record class of `pipeline.contract.records`."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it: a value in a union is a pair with its branch's name."""
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Self:
         """Return the record that fastavro read."""
@@ -47,29 +45,27 @@ class Codec:
     def __init__(self, schema_ids: SchemaIds, subject_prefix: str = "") -> None:
         self._ids = schema_ids
         self._subject_prefix = subject_prefix
-        self._writers: dict[str, tuple[bytes, str, Any]] = {}
+        self._writer = Writer()
+        self._writers: dict[str, tuple[bytes, str, Written]] = {}
         self._upload_writer: UploadWriter | None = None
         self._readers: dict[int, tuple[Any, Any]] = {}
 
     def encode(self, topic: str, record: AvroRecord) -> bytes:
         """Return the framed record under the topic's schema, or raise TypeError for another record."""
-        frame, name, parsed = self._writers.get(topic) or self.prepare(topic)
+        frame, name, written = self._writers.get(topic) or self.prepare(topic)
         if type(record).__name__ != name:
             raise TypeError(f"{topic} holds {name}, not {type(record).__name__}")
         if isinstance(record, Upload) and self._upload_writer is not None:
             value = self._upload_writer(record)
             if value is not None:
                 return value
-        out = io.BytesIO()
-        out.write(frame)
-        fastavro.schemaless_writer(out, parsed, record.to_avro())
-        return out.getvalue()
+        return frame + written[record]
 
-    def prepare(self, topic: str) -> tuple[bytes, str, Any]:
+    def prepare(self, topic: str) -> tuple[bytes, str, Written]:
         """Look the topic's schema id up now, so that a registry that is away shows at the start."""
         schema = load_schema(topic)
         schema_id = self._ids.id_of(self._subject_prefix + subject_of(topic), schema_text(schema))
-        found = (_FRAME.pack(MAGIC, schema_id), str(schema["name"]), fastavro.parse_schema(schema))
+        found = (_FRAME.pack(MAGIC, schema_id), str(schema["name"]), self._writer.of(schema))
         self._writers[topic] = found
         if topic == upload_writer.TOPIC and UploadWriter.fits(schema):
             self._upload_writer = UploadWriter(found[0], schema)

@@ -1,7 +1,7 @@
 """Generate `records.py` from the `.avsc` files: `python -m pipeline.contract.generate [--check]`.
 
-One NamedTuple per Avro record, with straight-line `to_avro` and `from_avro` (the hot path makes some
-twenty records per session), and for XDM records the table of their XDM names.
+One NamedTuple per Avro record, with a straight-line `from_avro` (`record_writer` writes them), and for XDM
+records the table of their XDM names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ _PRIMITIVES: Final = {
     "double": "float",
     "boolean": "bool",
 }
-NAMESPACE: Final = "media.pipeline.v1"
 _HIDES: Final = "  # type: ignore[assignment]  # hides the tuple's method, which nobody calls on a record"
 _HEAD: Final = '''"""The records of every topic. Generated from `schemas/*.avsc`: change those, not this."""
 
@@ -32,8 +31,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
-
-_BRANCHES: Final = {str: "string", int: "long", float: "double", bool: "boolean"}
 '''
 
 
@@ -82,14 +79,6 @@ def _class(schema: dict[str, Any]) -> str:
         lines.append(f"    {field['name']}: {_annotation(field['type'])}{default}{hides}")
         lines.append(f'    """{field["doc"]}"""')
     lines += [
-        "",
-        "    def to_avro(self) -> dict[str, Any]:",
-        '        """Return the record as fastavro writes it."""',
-    ]
-    lines += ["        return {"]
-    lines += [f'            "{f["name"]}": {_to(f["type"], "self." + f["name"])},' for f in fields]
-    lines += [
-        "        }",
         "",
         "    @classmethod",
         f"    def from_avro(cls, value: dict[str, Any]) -> {schema['name']}:",
@@ -153,33 +142,6 @@ def _is_plain(kind: Any) -> bool:
     if isinstance(kind, dict):
         return kind["type"] == "map" and _is_plain(kind["values"])
     return True
-
-
-def _to(kind: Any, value: str) -> str:
-    if isinstance(kind, list) and "null" in kind:
-        (branch,) = (b for b in kind if b != "null")
-        # Named, so that fastavro need not try the datum against each branch before it writes it; null comes
-        # first, and is found sooner without its name (measured: 340 ns against 430).
-        written = _to(branch, value)
-        if isinstance(branch, str):
-            named = f'("{branch}", {written})'
-        elif branch["type"] == "record":
-            named = f'("{NAMESPACE}.{branch["name"]}", {written})'
-        else:
-            named = written
-        return f"None if {value} is None else {named}"
-    if isinstance(kind, list):
-        return f"(_BRANCHES[type({value})], {value})"
-    if isinstance(kind, str) and kind in _PRIMITIVES:
-        return value
-    if isinstance(kind, dict) and kind["type"] == "map" and kind["values"] == "string":
-        return value
-    if kind["type"] == "array":
-        is_plain = kind["items"] == "string"
-        return f"list({value})" if is_plain else f"[{_to(kind['items'], 'item')} for item in {value}]"
-    if kind["type"] == "map":
-        return f"{{key: {_to(kind['values'], 'items')} for key, items in {value}.items()}}"
-    return f"{value}.to_avro()"
 
 
 def _from(kind: Any, value: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-_BRANCHES: Final = {str: "string", int: "long", float: "double", bool: "boolean"}
-
 
 class Route(NamedTuple):
     """One report suite that the call goes to."""
@@ -19,15 +17,6 @@ class Route(NamedTuple):
     """Experience Cloud organisation."""
     ssl: bool = True
     """Whether to use TLS."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "report_suite": self.report_suite,
-            "tracking_server": self.tracking_server,
-            "ssl": self.ssl,
-            "organisation": self.organisation,
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Route:
@@ -51,15 +40,6 @@ class Identity(NamedTuple):
     """0 ambiguous, 1 authenticated, 2 logged out."""
     primary: bool = False
     """The primary identity of an identityMap."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "namespace": self.namespace,
-            "id": self.id,
-            "auth_state": self.auth_state,
-            "primary": self.primary,
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Identity:
@@ -88,17 +68,6 @@ class Visitor(NamedTuple):
     identities: tuple[Identity, ...] = ()
     """customerIDs or identityMap, in order of appearance."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "ecid": None if self.ecid is None else ("string", self.ecid),
-            "ecid_generated": self.ecid_generated,
-            "aid": None if self.aid is None else ("string", self.aid),
-            "vid": None if self.vid is None else ("string", self.vid),
-            "location_hint": None if self.location_hint is None else ("long", self.location_hint),
-            "identities": [item.to_avro() for item in self.identities],
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Visitor:
         """Return the record that fastavro read, or raise KeyError."""
@@ -123,15 +92,6 @@ class StateTotal(NamedTuple):
     """Wall clock time that it was open, in ms."""
     time_s: int = 0
     """Wall clock time that it was open, in seconds, rounded half up once."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "name": self.name,
-            "count": self.count,
-            "time_ms": self.time_ms,
-            "time_s": self.time_s,
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> StateTotal:
@@ -230,58 +190,6 @@ class SessionMetrics(NamedTuple):
     states: tuple[StateTotal, ...] = ()
     """Player states, the first ten names of the session."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "content_time_spent_ms": self.content_time_spent_ms,
-            "content_time_spent_s": self.content_time_spent_s,
-            "media_time_spent_ms": self.media_time_spent_ms,
-            "media_time_spent_s": self.media_time_spent_s,
-            "unique_time_played_ms": self.unique_time_played_ms,
-            "unique_time_played_s": self.unique_time_played_s,
-            "average_minute_audience": None
-            if self.average_minute_audience is None
-            else ("double", self.average_minute_audience),
-            "estimated_streams": self.estimated_streams,
-            "progress_markers": [item for item in self.progress_markers],
-            "segment": None if self.segment is None else ("string", self.segment),
-            "is_viewed": self.is_viewed,
-            "is_played": self.is_played,
-            "is_completed": self.is_completed,
-            "has_resume": self.has_resume,
-            "is_authorized": self.is_authorized,
-            "is_federated": self.is_federated,
-            "is_dropped_before_start": self.is_dropped_before_start,
-            "pause_count": self.pause_count,
-            "pause_time_ms": self.pause_time_ms,
-            "pause_time_s": self.pause_time_s,
-            "buffer_count": self.buffer_count,
-            "buffer_time_ms": self.buffer_time_ms,
-            "buffer_time_s": self.buffer_time_s,
-            "stall_count": self.stall_count,
-            "stall_time_ms": self.stall_time_ms,
-            "stall_time_s": self.stall_time_s,
-            "ad_count": self.ad_count,
-            "ad_time_spent_ms": self.ad_time_spent_ms,
-            "ad_time_spent_s": self.ad_time_spent_s,
-            "chapter_count": self.chapter_count,
-            "seconds_since_last_call": self.seconds_since_last_call,
-            "bitrate_average_kbps": None
-            if self.bitrate_average_kbps is None
-            else ("long", self.bitrate_average_kbps),
-            "bitrate_average_bucket": None
-            if self.bitrate_average_bucket is None
-            else ("string", self.bitrate_average_bucket),
-            "bitrate_change_count": self.bitrate_change_count,
-            "dropped_frames": None if self.dropped_frames is None else ("long", self.dropped_frames),
-            "frames_per_second": None if self.frames_per_second is None else ("long", self.frames_per_second),
-            "time_to_start_ms": None if self.time_to_start_ms is None else ("long", self.time_to_start_ms),
-            "error_count": self.error_count,
-            "player_sdk_errors": list(self.player_sdk_errors),
-            "external_errors": list(self.external_errors),
-            "states": [item.to_avro() for item in self.states],
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> SessionMetrics:
         """Return the record that fastavro read, or raise KeyError."""
@@ -374,33 +282,6 @@ class AnalyticsCall(NamedTuple):
     is_completed: bool | None = None
     """Whether the ad or chapter was completed, on its close."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "session_id": self.session_id,
-            "revision": self.revision,
-            "sequence": self.sequence,
-            "upload_id": self.upload_id,
-            "datastream_id": self.datastream_id,
-            "call": self.call,
-            "ts": self.ts,
-            "ts_ms": self.ts_ms,
-            "received_at_ms": self.received_at_ms,
-            "pe": None if self.pe is None else ("string", self.pe),
-            "pev3": self.pev3,
-            "page_event": None if self.page_event is None else ("int", self.page_event),
-            "routes": [item.to_avro() for item in self.routes],
-            "visitor": self.visitor.to_avro(),
-            "query": self.query,
-            "context": self.context,
-            "metrics": None
-            if self.metrics is None
-            else ("media.pipeline.v1.SessionMetrics", self.metrics.to_avro()),
-            "time_spent_ms": None if self.time_spent_ms is None else ("long", self.time_spent_ms),
-            "is_completed": None if self.is_completed is None else ("boolean", self.is_completed),
-            "flags": list(self.flags),
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> AnalyticsCall:
         """Return the record that fastavro read, or raise KeyError."""
@@ -442,16 +323,6 @@ class DayChanged(NamedTuple):
     replay_id: str | None = None
     """The replay that changed it."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "datastream_id": self.datastream_id,
-            "viewing_day": self.viewing_day,
-            "changed_at_ms": self.changed_at_ms,
-            "session_id": self.session_id,
-            "replay_id": None if self.replay_id is None else ("string", self.replay_id),
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> DayChanged:
         """Return the record that fastavro read, or raise KeyError."""
@@ -475,17 +346,6 @@ class Qoe(NamedTuple):
     """Frame rate."""
     time_to_start_ms: float | None = None
     """Time to start, in ms."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "bitrate": None if self.bitrate is None else ("double", self.bitrate),
-            "dropped_frames": None if self.dropped_frames is None else ("double", self.dropped_frames),
-            "frames_per_second": None
-            if self.frames_per_second is None
-            else ("double", self.frames_per_second),
-            "time_to_start_ms": None if self.time_to_start_ms is None else ("double", self.time_to_start_ms),
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Qoe:
@@ -526,23 +386,6 @@ class SessionEvent(NamedTuple):
     unknown_json: str | None = None
     """Undocumented members and params as sent, as JSON."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "sequence": self.sequence,
-            "event_type": self.event_type,
-            "occurred_at_ms": self.occurred_at_ms,
-            "playhead_s": self.playhead_s,
-            "details": {key: (_BRANCHES[type(items)], items) for key, items in self.details.items()},
-            "qoe": None if self.qoe is None else ("media.pipeline.v1.Qoe", self.qoe.to_avro()),
-            "custom_metadata": self.custom_metadata,
-            "states_started": list(self.states_started),
-            "states_ended": list(self.states_ended),
-            "utc_offset_min": None if self.utc_offset_min is None else ("int", self.utc_offset_min),
-            "is_added": self.is_added,
-            "unknown_json": None if self.unknown_json is None else ("string", self.unknown_json),
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> SessionEvent:
         """Return the record that fastavro read, or raise KeyError."""
@@ -575,16 +418,6 @@ class SessionEvents(NamedTuple):
     """The tenant."""
     events: tuple[SessionEvent, ...]
     """The events."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "session_id": self.session_id,
-            "revision": self.revision,
-            "upload_id": self.upload_id,
-            "datastream_id": self.datastream_id,
-            "events": [item.to_avro() for item in self.events],
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> SessionEvents:
@@ -635,28 +468,6 @@ class IndexEntry(NamedTuple):
     """Dead letters of the worker's own doing among them, for kind window."""
     migrated_from: str | None = None
     """Topic prefix that `topics migrate` brought the entry from; null for one of these topics' own."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "kind": self.kind,
-            "visitor_key": None if self.visitor_key is None else ("string", self.visitor_key),
-            "upload_id": None if self.upload_id is None else ("string", self.upload_id),
-            "replay_id": None if self.replay_id is None else ("string", self.replay_id),
-            "source_topic": None if self.source_topic is None else ("string", self.source_topic),
-            "source_partition": None if self.source_partition is None else ("int", self.source_partition),
-            "source_offset": None if self.source_offset is None else ("long", self.source_offset),
-            "revision": None if self.revision is None else ("int", self.revision),
-            "outcome": None if self.outcome is None else ("string", self.outcome),
-            "reason": None if self.reason is None else ("string", self.reason),
-            "next_offset": None if self.next_offset is None else ("long", self.next_offset),
-            "cluster_id": None if self.cluster_id is None else ("string", self.cluster_id),
-            "topic_id": None if self.topic_id is None else ("string", self.topic_id),
-            "uploads": None if self.uploads is None else ("long", self.uploads),
-            "dead_letters": None if self.dead_letters is None else ("long", self.dead_letters),
-            "recorded_at_ms": self.recorded_at_ms,
-            "migrated_from": None if self.migrated_from is None else ("string", self.migrated_from),
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> IndexEntry:
@@ -726,31 +537,6 @@ class Outcome(NamedTuple):
     day_changed: str | None = None
     """Key of the media.days.changed record that it gave."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "upload_id": self.upload_id,
-            "replay_id": None if self.replay_id is None else ("string", self.replay_id),
-            "request_id": self.request_id,
-            "datastream_id": self.datastream_id,
-            "form": self.form,
-            "outcome": self.outcome,
-            "reason": None if self.reason is None else ("string", self.reason),
-            "session_id": None if self.session_id is None else ("string", self.session_id),
-            "first_upload_id": None if self.first_upload_id is None else ("string", self.first_upload_id),
-            "lateness_ms": None if self.lateness_ms is None else ("long", self.lateness_ms),
-            "received_at_ms": self.received_at_ms,
-            "processed_at_ms": self.processed_at_ms,
-            "body_bytes": self.body_bytes,
-            "event_count": self.event_count,
-            "analytics_calls": self.analytics_calls,
-            "reporting_rows": self.reporting_rows,
-            "day_changed": None if self.day_changed is None else ("string", self.day_changed),
-            "source_topic": self.source_topic,
-            "source_partition": self.source_partition,
-            "source_offset": self.source_offset,
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Outcome:
         """Return the record that fastavro read, or raise KeyError."""
@@ -788,14 +574,6 @@ class XdmIdentity(NamedTuple):
     primary: bool = False
     """The primary identity."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "id": self.id,
-            "authenticated_state": self.authenticated_state,
-            "primary": self.primary,
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> XdmIdentity:
         """Return the record that fastavro read, or raise KeyError."""
@@ -820,14 +598,6 @@ class Implementation(NamedTuple):
     """Its version."""
     environment: str
     """browser, app, device, server or iot."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "environment": self.environment,
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Implementation:
@@ -962,83 +732,6 @@ class SessionDetails(NamedTuple):
     """video, audio, videoAd or audioAd."""
     pccr: bool | None = None
     """Redirect marker: true after the start row."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "name": None if self.name is None else ("string", self.name),
-            "friendly_name": None if self.friendly_name is None else ("string", self.friendly_name),
-            "length": None if self.length is None else ("long", self.length),
-            "content_type": None if self.content_type is None else ("string", self.content_type),
-            "stream_type": None if self.stream_type is None else ("string", self.stream_type),
-            "player_name": None if self.player_name is None else ("string", self.player_name),
-            "channel": None if self.channel is None else ("string", self.channel),
-            "app_version": None if self.app_version is None else ("string", self.app_version),
-            "has_resume": None if self.has_resume is None else ("boolean", self.has_resume),
-            "is_downloaded": None if self.is_downloaded is None else ("boolean", self.is_downloaded),
-            "show": None if self.show is None else ("string", self.show),
-            "season": None if self.season is None else ("string", self.season),
-            "episode": None if self.episode is None else ("string", self.episode),
-            "asset_id": None if self.asset_id is None else ("string", self.asset_id),
-            "genre": None if self.genre is None else ("string", self.genre),
-            "first_air_date": None if self.first_air_date is None else ("string", self.first_air_date),
-            "first_digital_date": None
-            if self.first_digital_date is None
-            else ("string", self.first_digital_date),
-            "rating": None if self.rating is None else ("string", self.rating),
-            "originator": None if self.originator is None else ("string", self.originator),
-            "network": None if self.network is None else ("string", self.network),
-            "show_type": None if self.show_type is None else ("string", self.show_type),
-            "ad_load": None if self.ad_load is None else ("string", self.ad_load),
-            "mvpd": None if self.mvpd is None else ("string", self.mvpd),
-            "authorized": None if self.authorized is None else ("string", self.authorized),
-            "day_part": None if self.day_part is None else ("string", self.day_part),
-            "feed": None if self.feed is None else ("string", self.feed),
-            "stream_format": None if self.stream_format is None else ("string", self.stream_format),
-            "artist": None if self.artist is None else ("string", self.artist),
-            "album": None if self.album is None else ("string", self.album),
-            "label": None if self.label is None else ("string", self.label),
-            "author": None if self.author is None else ("string", self.author),
-            "station": None if self.station is None else ("string", self.station),
-            "publisher": None if self.publisher is None else ("string", self.publisher),
-            "cdn": None if self.cdn is None else ("string", self.cdn),
-            "id": None if self.id is None else ("string", self.id),
-            "genre_list": None if self.genre_list is None else list(self.genre_list),
-            "is_viewed": None if self.is_viewed is None else ("boolean", self.is_viewed),
-            "is_played": None if self.is_played is None else ("boolean", self.is_played),
-            "is_completed": None if self.is_completed is None else ("boolean", self.is_completed),
-            "is_federated": None if self.is_federated is None else ("boolean", self.is_federated),
-            "time_played": None if self.time_played is None else ("long", self.time_played),
-            "total_time_played": None if self.total_time_played is None else ("long", self.total_time_played),
-            "unique_time_played": None
-            if self.unique_time_played is None
-            else ("long", self.unique_time_played),
-            "average_minute_audience": None
-            if self.average_minute_audience is None
-            else ("double", self.average_minute_audience),
-            "ad_count": None if self.ad_count is None else ("long", self.ad_count),
-            "chapter_count": None if self.chapter_count is None else ("long", self.chapter_count),
-            "has_progress10": None if self.has_progress10 is None else ("boolean", self.has_progress10),
-            "has_progress25": None if self.has_progress25 is None else ("boolean", self.has_progress25),
-            "has_progress50": None if self.has_progress50 is None else ("boolean", self.has_progress50),
-            "has_progress75": None if self.has_progress75 is None else ("boolean", self.has_progress75),
-            "has_progress95": None if self.has_progress95 is None else ("boolean", self.has_progress95),
-            "estimated_streams": None
-            if self.estimated_streams is None
-            else ("double", self.estimated_streams),
-            "has_pause_impacted_streams": None
-            if self.has_pause_impacted_streams is None
-            else ("boolean", self.has_pause_impacted_streams),
-            "pause_count": None if self.pause_count is None else ("long", self.pause_count),
-            "pause_time": None if self.pause_time is None else ("long", self.pause_time),
-            "has_segment_view": None if self.has_segment_view is None else ("boolean", self.has_segment_view),
-            "segment": None if self.segment is None else ("string", self.segment),
-            "seconds_since_last_call": None
-            if self.seconds_since_last_call is None
-            else ("double", self.seconds_since_last_call),
-            "pev3": None if self.pev3 is None else ("string", self.pev3),
-            "pccr": None if self.pccr is None else ("boolean", self.pccr),
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> SessionDetails:
@@ -1203,25 +896,6 @@ class AdvertisingDetails(NamedTuple):
     time_played: int | None = None
     """Play time, in seconds."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "name": None if self.name is None else ("string", self.name),
-            "friendly_name": None if self.friendly_name is None else ("string", self.friendly_name),
-            "length": None if self.length is None else ("long", self.length),
-            "pod_position": None if self.pod_position is None else ("long", self.pod_position),
-            "player_name": None if self.player_name is None else ("string", self.player_name),
-            "advertiser": None if self.advertiser is None else ("string", self.advertiser),
-            "campaign_id": None if self.campaign_id is None else ("string", self.campaign_id),
-            "creative_id": None if self.creative_id is None else ("string", self.creative_id),
-            "creative_url": None if self.creative_url is None else ("string", self.creative_url),
-            "placement_id": None if self.placement_id is None else ("string", self.placement_id),
-            "site_id": None if self.site_id is None else ("string", self.site_id),
-            "is_started": None if self.is_started is None else ("boolean", self.is_started),
-            "is_completed": None if self.is_completed is None else ("boolean", self.is_completed),
-            "time_played": None if self.time_played is None else ("long", self.time_played),
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> AdvertisingDetails:
         """Return the record that fastavro read, or raise KeyError."""
@@ -1273,15 +947,6 @@ class AdvertisingPodDetails(NamedTuple):
     id: str | None = None
     """Pod id."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "index": None if self.index is None else ("long", self.index),
-            "offset": None if self.offset is None else ("long", self.offset),
-            "friendly_name": None if self.friendly_name is None else ("string", self.friendly_name),
-            "id": None if self.id is None else ("string", self.id),
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> AdvertisingPodDetails:
         """Return the record that fastavro read, or raise KeyError."""
@@ -1320,19 +985,6 @@ class ChapterDetails(NamedTuple):
     """Chapter complete."""
     time_played: int | None = None
     """Content time, in seconds."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "index": None if self.index is None else ("long", self.index),
-            "offset": None if self.offset is None else ("long", self.offset),
-            "length": None if self.length is None else ("long", self.length),
-            "friendly_name": None if self.friendly_name is None else ("string", self.friendly_name),
-            "id": None if self.id is None else ("string", self.id),
-            "is_started": None if self.is_started is None else ("boolean", self.is_started),
-            "is_completed": None if self.is_completed is None else ("boolean", self.is_completed),
-            "time_played": None if self.time_played is None else ("long", self.time_played),
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> ChapterDetails:
@@ -1405,47 +1057,6 @@ class QoeDataDetails(NamedTuple):
     external_errors: tuple[str, ...] | None = None
     """Errors of source external."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "bitrate": None if self.bitrate is None else ("long", self.bitrate),
-            "dropped_frames": None if self.dropped_frames is None else ("long", self.dropped_frames),
-            "frames_per_second": None if self.frames_per_second is None else ("long", self.frames_per_second),
-            "time_to_start": None if self.time_to_start is None else ("long", self.time_to_start),
-            "bitrate_average": None if self.bitrate_average is None else ("double", self.bitrate_average),
-            "bitrate_average_bucket": None
-            if self.bitrate_average_bucket is None
-            else ("string", self.bitrate_average_bucket),
-            "bitrate_change_count": None
-            if self.bitrate_change_count is None
-            else ("long", self.bitrate_change_count),
-            "has_bitrate_change_impacted_streams": None
-            if self.has_bitrate_change_impacted_streams is None
-            else ("boolean", self.has_bitrate_change_impacted_streams),
-            "has_dropped_frame_impacted_streams": None
-            if self.has_dropped_frame_impacted_streams is None
-            else ("boolean", self.has_dropped_frame_impacted_streams),
-            "is_dropped_before_start": None
-            if self.is_dropped_before_start is None
-            else ("boolean", self.is_dropped_before_start),
-            "buffer_count": None if self.buffer_count is None else ("long", self.buffer_count),
-            "buffer_time": None if self.buffer_time is None else ("long", self.buffer_time),
-            "has_buffer_impacted_streams": None
-            if self.has_buffer_impacted_streams is None
-            else ("boolean", self.has_buffer_impacted_streams),
-            "error_count": None if self.error_count is None else ("long", self.error_count),
-            "has_error_impacted_streams": None
-            if self.has_error_impacted_streams is None
-            else ("boolean", self.has_error_impacted_streams),
-            "stall_count": None if self.stall_count is None else ("long", self.stall_count),
-            "stall_time": None if self.stall_time is None else ("long", self.stall_time),
-            "has_stall_impacted_streams": None
-            if self.has_stall_impacted_streams is None
-            else ("boolean", self.has_stall_impacted_streams),
-            "player_sdk_errors": None if self.player_sdk_errors is None else list(self.player_sdk_errors),
-            "external_errors": None if self.external_errors is None else list(self.external_errors),
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> QoeDataDetails:
         """Return the record that fastavro read, or raise KeyError."""
@@ -1509,15 +1120,6 @@ class XdmState(NamedTuple):
     is_set: bool = True
     """It was entered."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "name": self.name,
-            "is_set": self.is_set,
-            "count": self.count,
-            "time": self.time,
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> XdmState:
         """Return the record that fastavro read, or raise KeyError."""
@@ -1541,13 +1143,6 @@ class CustomMetadata(NamedTuple):
     """Key."""
     value: str
     """Value."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "name": self.name,
-            "value": self.value,
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> CustomMetadata:
@@ -1577,31 +1172,6 @@ class MediaReporting(NamedTuple):
     """Player states."""
     custom_metadata: tuple[CustomMetadata, ...] | None = None
     """Custom metadata, session items merged in."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "playhead": None if self.playhead is None else ("long", self.playhead),
-            "session_details": None
-            if self.session_details is None
-            else ("media.pipeline.v1.SessionDetails", self.session_details.to_avro()),
-            "advertising_details": None
-            if self.advertising_details is None
-            else ("media.pipeline.v1.AdvertisingDetails", self.advertising_details.to_avro()),
-            "advertising_pod_details": None
-            if self.advertising_pod_details is None
-            else ("media.pipeline.v1.AdvertisingPodDetails", self.advertising_pod_details.to_avro()),
-            "chapter_details": None
-            if self.chapter_details is None
-            else ("media.pipeline.v1.ChapterDetails", self.chapter_details.to_avro()),
-            "qoe_data_details": None
-            if self.qoe_data_details is None
-            else ("media.pipeline.v1.QoeDataDetails", self.qoe_data_details.to_avro()),
-            "states": None if self.states is None else [item.to_avro() for item in self.states],
-            "custom_metadata": None
-            if self.custom_metadata is None
-            else [item.to_avro() for item in self.custom_metadata],
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> MediaReporting:
@@ -1671,25 +1241,6 @@ class ReportingRow(NamedTuple):
     """The row."""
     tenant_fields: Mapping[str, str] = {}
     """Custom metadata of the tenant by its path, for example `_acme.crew.lead`: unfolded at the root of an XDM row."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "session_id": self.session_id,
-            "revision": self.revision,
-            "sequence": self.sequence,
-            "row_id": self.row_id,
-            "upload_id": self.upload_id,
-            "datastream_id": self.datastream_id,
-            "event_type": self.event_type,
-            "timestamp_ms": self.timestamp_ms,
-            "identity_map": {
-                key: [item.to_avro() for item in items] for key, items in self.identity_map.items()
-            },
-            "implementation": self.implementation.to_avro(),
-            "media_reporting": self.media_reporting.to_avro(),
-            "tenant_fields": self.tenant_fields,
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> ReportingRow:
@@ -1786,48 +1337,6 @@ class Dimensions(NamedTuple):
     """`media.publisher` / `publisher`, context a.media.publisher."""
     cdn: str | None = None
     """`cdn` of Media Edge: the delivery network that served the content."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "name": None if self.name is None else ("string", self.name),
-            "friendly_name": None if self.friendly_name is None else ("string", self.friendly_name),
-            "length": None if self.length is None else ("double", self.length),
-            "content_type": None if self.content_type is None else ("string", self.content_type),
-            "stream_type": None if self.stream_type is None else ("string", self.stream_type),
-            "player_name": None if self.player_name is None else ("string", self.player_name),
-            "channel": None if self.channel is None else ("string", self.channel),
-            "app_version": None if self.app_version is None else ("string", self.app_version),
-            "library_version": None if self.library_version is None else ("string", self.library_version),
-            "has_resume": None if self.has_resume is None else ("boolean", self.has_resume),
-            "is_downloaded": None if self.is_downloaded is None else ("boolean", self.is_downloaded),
-            "show": None if self.show is None else ("string", self.show),
-            "season": None if self.season is None else ("string", self.season),
-            "episode": None if self.episode is None else ("string", self.episode),
-            "asset_id": None if self.asset_id is None else ("string", self.asset_id),
-            "genre": None if self.genre is None else ("string", self.genre),
-            "first_air_date": None if self.first_air_date is None else ("string", self.first_air_date),
-            "first_digital_date": None
-            if self.first_digital_date is None
-            else ("string", self.first_digital_date),
-            "rating": None if self.rating is None else ("string", self.rating),
-            "originator": None if self.originator is None else ("string", self.originator),
-            "network": None if self.network is None else ("string", self.network),
-            "show_type": None if self.show_type is None else ("string", self.show_type),
-            "ad_load": None if self.ad_load is None else ("string", self.ad_load),
-            "mvpd": None if self.mvpd is None else ("string", self.mvpd),
-            "authorized": None if self.authorized is None else ("string", self.authorized),
-            "day_part": None if self.day_part is None else ("string", self.day_part),
-            "feed": None if self.feed is None else ("string", self.feed),
-            "stream_format": None if self.stream_format is None else ("string", self.stream_format),
-            "artist": None if self.artist is None else ("string", self.artist),
-            "album": None if self.album is None else ("string", self.album),
-            "label": None if self.label is None else ("string", self.label),
-            "author": None if self.author is None else ("string", self.author),
-            "station": None if self.station is None else ("string", self.station),
-            "publisher": None if self.publisher is None else ("string", self.publisher),
-            "cdn": None if self.cdn is None else ("string", self.cdn),
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Dimensions:
@@ -1962,37 +1471,6 @@ class Ad(NamedTuple):
     time_spent_s: int = 0
     """Play time inside the ad, in seconds, rounded half up once."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "sequence": self.sequence,
-            "closed_sequence": self.closed_sequence,
-            "pod_id": self.pod_id,
-            "name": None if self.name is None else ("string", self.name),
-            "friendly_name": None if self.friendly_name is None else ("string", self.friendly_name),
-            "length": None if self.length is None else ("double", self.length),
-            "pod_position": None if self.pod_position is None else ("long", self.pod_position),
-            "player_name": None if self.player_name is None else ("string", self.player_name),
-            "advertiser": None if self.advertiser is None else ("string", self.advertiser),
-            "campaign_id": None if self.campaign_id is None else ("string", self.campaign_id),
-            "creative_id": None if self.creative_id is None else ("string", self.creative_id),
-            "creative_url": None if self.creative_url is None else ("string", self.creative_url),
-            "placement_id": None if self.placement_id is None else ("string", self.placement_id),
-            "site_id": None if self.site_id is None else ("string", self.site_id),
-            "pod_index": None if self.pod_index is None else ("long", self.pod_index),
-            "pod_offset_s": None if self.pod_offset_s is None else ("double", self.pod_offset_s),
-            "pod_friendly_name": None
-            if self.pod_friendly_name is None
-            else ("string", self.pod_friendly_name),
-            "custom_metadata": self.custom_metadata,
-            "started_at_ms": self.started_at_ms,
-            "closed_at_ms": self.closed_at_ms,
-            "time_spent_ms": self.time_spent_ms,
-            "time_spent_s": self.time_spent_s,
-            "is_completed": self.is_completed,
-            "closed_by": self.closed_by,
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Ad:
         """Return the record that fastavro read, or raise KeyError."""
@@ -2071,25 +1549,6 @@ class Chapter(NamedTuple):
     time_spent_s: int = 0
     """Content time spent inside the chapter, in seconds, rounded half up once."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "sequence": self.sequence,
-            "closed_sequence": self.closed_sequence,
-            "chapter_id": self.chapter_id,
-            "index": None if self.index is None else ("long", self.index),
-            "offset": None if self.offset is None else ("double", self.offset),
-            "length": None if self.length is None else ("double", self.length),
-            "friendly_name": None if self.friendly_name is None else ("string", self.friendly_name),
-            "custom_metadata": self.custom_metadata,
-            "started_at_ms": self.started_at_ms,
-            "closed_at_ms": self.closed_at_ms,
-            "time_spent_ms": self.time_spent_ms,
-            "time_spent_s": self.time_spent_s,
-            "is_completed": self.is_completed,
-            "closed_by": self.closed_by,
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Chapter:
         """Return the record that fastavro read, or raise KeyError."""
@@ -2138,19 +1597,6 @@ class TimeLedger(NamedTuple):
     """Device time of the upload, where it sends one, ms since 1970 UTC."""
     skew_ms: int | None = None
     """received - sent: upper bound of how far the device's clock lags, in ms."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "started_at_ms": self.started_at_ms,
-            "ended_at_ms": self.ended_at_ms,
-            "received_at_ms": self.received_at_ms,
-            "sent_at_ms": None if self.sent_at_ms is None else ("long", self.sent_at_ms),
-            "lateness_ms": self.lateness_ms,
-            "viewing_day": self.viewing_day,
-            "is_late_day": self.is_late_day,
-            "skew_ms": None if self.skew_ms is None else ("long", self.skew_ms),
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> TimeLedger:
@@ -2213,32 +1659,6 @@ class MediaSession(NamedTuple):
     complete_added: bool = False
     """The client sent no sessionComplete; it was added."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "session_id": self.session_id,
-            "revision": self.revision,
-            "upload_id": self.upload_id,
-            "replay_id": None if self.replay_id is None else ("string", self.replay_id),
-            "datastream_id": self.datastream_id,
-            "form": self.form,
-            "organisation": self.organisation,
-            "report_suites": list(self.report_suites),
-            "visitor_key": self.visitor_key,
-            "visitor": self.visitor.to_avro(),
-            "implementation": self.implementation.to_avro(),
-            "dimensions": self.dimensions.to_avro(),
-            "custom_metadata": self.custom_metadata,
-            "metrics": self.metrics.to_avro(),
-            "ads": [item.to_avro() for item in self.ads],
-            "chapters": [item.to_avro() for item in self.chapters],
-            "is_downloaded": self.is_downloaded,
-            "complete_added": self.complete_added,
-            "event_count": self.event_count,
-            "time_ledger": self.time_ledger.to_avro(),
-            "flags": list(self.flags),
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> MediaSession:
         """Return the record that fastavro read, or raise KeyError."""
@@ -2280,16 +1700,6 @@ class Problem(NamedTuple):
     """Position of the event in the body, where one is meant."""
     event_type: str | None = None
     """Its event type, as sent."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "pointer": self.pointer,
-            "rule": self.rule,
-            "message": self.message,
-            "index": None if self.index is None else ("int", self.index),
-            "event_type": None if self.event_type is None else ("string", self.event_type),
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Problem:
@@ -2345,30 +1755,6 @@ class Upload(NamedTuple):
     replay_id: str | None = None
     """Id of the replay that put this record here; null for a device's own upload."""
 
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "upload_id": self.upload_id,
-            "request_id": self.request_id,
-            "received_at_ms": self.received_at_ms,
-            "form": self.form,
-            "path": self.path,
-            "event_index": None if self.event_index is None else ("int", self.event_index),
-            "datastream_id": self.datastream_id,
-            "content_type": self.content_type,
-            "content_encoding": None if self.content_encoding is None else ("string", self.content_encoding),
-            "user_agent": None if self.user_agent is None else ("string", self.user_agent),
-            "client_ip": None if self.client_ip is None else ("string", self.client_ip),
-            "verdict": self.verdict,
-            "reason": None if self.reason is None else ("string", self.reason),
-            "status": self.status,
-            "problems": [item.to_avro() for item in self.problems],
-            "truncated": self.truncated,
-            "session_id": None if self.session_id is None else ("string", self.session_id),
-            "replay_id": None if self.replay_id is None else ("string", self.replay_id),
-            "body": self.body,
-        }
-
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Upload:
         """Return the record that fastavro read, or raise KeyError."""
@@ -2402,13 +1788,6 @@ class Header(NamedTuple):
     """Its name."""
     value: bytes
     """Its value."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "name": self.name,
-            "value": self.value,
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Header:
@@ -2464,32 +1843,6 @@ class DeadLetter(NamedTuple):
     """`body` is not whole: it holds what arrived up to the limit, or what the topic takes."""
     body: bytes = b""
     """The original bytes; the whole value of the record where it was undecodable."""
-
-    def to_avro(self) -> dict[str, Any]:
-        """Return the record as fastavro writes it."""
-        return {
-            "upload_id": self.upload_id,
-            "replay_id": None if self.replay_id is None else ("string", self.replay_id),
-            "reason": self.reason,
-            "problems": [item.to_avro() for item in self.problems],
-            "fault": None if self.fault is None else ("string", self.fault),
-            "session_id": None if self.session_id is None else ("string", self.session_id),
-            "received_at_ms": self.received_at_ms,
-            "rejected_at_ms": self.rejected_at_ms,
-            "source_topic": self.source_topic,
-            "source_partition": self.source_partition,
-            "source_offset": self.source_offset,
-            "source_key": self.source_key,
-            "headers": [item.to_avro() for item in self.headers],
-            "form": self.form,
-            "path": self.path,
-            "event_index": None if self.event_index is None else ("int", self.event_index),
-            "datastream_id": self.datastream_id,
-            "content_type": self.content_type,
-            "content_encoding": None if self.content_encoding is None else ("string", self.content_encoding),
-            "truncated": self.truncated,
-            "body": self.body,
-        }
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> DeadLetter:

@@ -76,7 +76,7 @@ class UploadWriter:
 
     def _written_alike(self, alike: Any, upload: Upload) -> bytes:
         out = io.BytesIO()
-        fastavro.schemaless_writer(out, self._alike, upload.to_avro() | {"session_id_branch": 1})
+        fastavro.schemaless_writer(out, self._alike, upload._asdict() | {"session_id_branch": 1})
         if len(self._kept) >= KEPT:
             self._kept.clear()
         found = self._kept[alike] = out.getvalue()

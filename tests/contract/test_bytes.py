@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import fastavro
 import pytest
@@ -28,6 +29,15 @@ BODIES = [
     *sorted((SHARED / "corpus/mc").glob("*.json")),
     *sorted((SHARED / "corpus/edge").glob("*.json")),
 ]
+
+
+def datum_of(value: Any) -> Any:
+    """Return a record as fastavro takes it."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {name: datum_of(held) for name, held in value.items()}
+    return [datum_of(item) for item in value] if isinstance(value, tuple) else value
 
 
 def path_of(body: Path) -> str:
@@ -98,7 +108,7 @@ def test_uploads_that_have_much_alike_are_written_as_each_alone(uploads: list[Up
     parsed = fastavro.parse_schema(load_schema("media.uploads"))
     for upload in (*uploads, *uploads):
         out = io.BytesIO()
-        fastavro.schemaless_writer(out, parsed, upload.to_avro(), strict=True)
+        fastavro.schemaless_writer(out, parsed, datum_of(upload), strict=True)
         value = codec.encode("media.uploads", upload)
         assert value[5:] == out.getvalue()
         assert codec.decode_record(Upload, value) == upload

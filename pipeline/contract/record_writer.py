@@ -1,0 +1,251 @@
+"""Records as Avro, value by value: what was written lately is kept, and not written again.
+
+The records of one session repeat most of what they hold (ids, names, nulls, flags, small numbers), and Avro
+writes a record as its fields one behind the other, an array or a map as a count, its items and a zero. So
+fastavro writes each value once, and here the bytes are only put one behind the other. The whole is byte for
+byte what fastavro makes of the whole record (a test), with a quarter of the work.
+
+Each type is something like a mapping from its values to their bytes: what a subscript costs is what counts.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from operator import getitem, itemgetter
+from typing import Any, Final, Protocol
+
+import fastavro
+
+from pipeline.contract import records
+
+KEPT: Final = 4_096
+"""How many values of one type are kept; when there are more, all are forgotten (a dozen types: some MB)."""
+KEPT_BYTES: Final = 128
+"""Longer ones are not kept: they seldom come again, and memory stays bounded."""
+NULL: Final = b"\0"
+"""Null in a union, of which it is the first branch in all of our schemas."""
+END: Final = b"\0"
+"""Behind the items of an array or a map, and an empty one."""
+LONG_END: Final = 4
+"""So many fields at a record's end are first looked at together: are all as they are by default?"""
+
+_BRANCHES: Final = {str: "string", int: "long", float: "double", bool: "boolean"}
+_join: Final = b"".join
+
+
+class Written(Protocol):
+    """The values of one type as Avro; a value of another type raises what fastavro raises."""
+
+    def __getitem__(self, value: Any, /) -> bytes:
+        """Return the value's bytes."""
+
+
+class Writer:
+    """Makes what writes the types of schemas; all of it shares what is kept."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Written] = {}
+
+    def of(self, kind: Any) -> Written:
+        """Return what writes this type, or raise ValueError for a type that no schema of ours has."""
+        name = str(kind)
+        if name not in self._made:
+            self._made[name] = self._new(kind)
+        return self._made[name]
+
+    def _new(self, kind: Any) -> Written:
+        match kind:
+            case "bytes":
+                return _Fastavro(kind)
+            case "double":
+                return _Doubles(kind)
+            case str() | {"type": "array", "items": "string" | "int"}:
+                return _Kept(kind)
+            case ["null", branch]:
+                how = _KeptOrNull if isinstance(branch, str) else _OrNull
+                return how(self.of("long")[1], self.of(branch))
+            case list():
+                branches = {name: (self.of("long")[place], self.of(name)) for place, name in enumerate(kind)}
+                return _Union({made: branches[name] for made, name in _BRANCHES.items()})
+            case {"type": "array", "items": items}:
+                return _Array(self.of("long"), self.of(items))
+            case {"type": "map", "values": "string"}:
+                return _Texts(self.of("long"), self.of("string"))
+            case {"type": "map", "values": values}:
+                return _Map(self.of("long"), self.of("string"), self.of(values))
+            case {"type": "record", "name": name, "fields": fields}:
+                return self._record(getattr(records, name), fields)
+        raise ValueError(f"no record of ours holds {kind}")
+
+    def _record(self, made: Any, fields: Sequence[Mapping[str, Any]]) -> Written:
+        order = [made._fields.index(field["name"]) for field in fields]
+        written = [self.of(field["type"]) for field in fields]
+        if order != sorted(order):
+            return _Reordered(written, order)
+        defaults = tuple(made._field_defaults.values())
+        return _Record(written, defaults) if len(defaults) >= LONG_END else _Record(written)
+
+
+class _Fastavro:
+    """Any type, as fastavro writes it."""
+
+    def __init__(self, kind: Any) -> None:
+        self._schema = fastavro.parse_schema(kind)
+
+    def __getitem__(self, value: Any) -> bytes:
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, self._schema, value)
+        return out.getvalue()
+
+
+class _Kept(dict[Any, bytes]):
+    """Scalars and lists of scalars: what is missing is written, and kept."""
+
+    def __init__(self, kind: Any) -> None:
+        self._schema = fastavro.parse_schema(kind)
+
+    def __missing__(self, value: Any) -> bytes:
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, self._schema, value)
+        written = out.getvalue()
+        if len(written) <= KEPT_BYTES:
+            if len(self) >= KEPT:
+                self.clear()
+            self[value] = written
+        return written
+
+
+class _Doubles(_Kept):
+    """Doubles: zeros are kept apart, since -0.0 is equal to 0.0."""
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__(kind)
+        written = _Fastavro(kind)
+        self._zeros = {1.0: written[0.0], -1.0: written[-0.0]}
+
+    def __missing__(self, value: float) -> bytes:
+        return super().__missing__(value) if value else self._zeros[math.copysign(1.0, value)]
+
+
+class _OrNull:
+    """Null, or what is behind the number of the other branch."""
+
+    def __init__(self, branch: bytes, written: Written) -> None:
+        self._branch = branch
+        self._written = written
+
+    def __getitem__(self, value: Any) -> bytes:
+        return NULL if value is None else self._branch + self._written[value]
+
+
+class _KeptOrNull(dict[Any, bytes]):
+    """The same for scalars: kept, too, but for what is zero (-0.0) or empty."""
+
+    def __init__(self, branch: bytes, written: Written) -> None:
+        super().__init__({None: NULL})
+        self._branch = branch
+        self._written = written
+
+    def __missing__(self, value: Any) -> bytes:
+        written = self._branch + self._written[value]
+        if value and len(written) <= KEPT_BYTES:
+            if len(self) >= KEPT:
+                self.clear()
+                self[None] = NULL
+            self[value] = written
+        return written
+
+
+class _Union:
+    """One of several scalars, by its Python type: 1, 1.0 and True are equal."""
+
+    def __init__(self, branches: Mapping[type, tuple[bytes, Written]]) -> None:
+        self._branches = branches
+
+    def __getitem__(self, value: Any) -> bytes:
+        branch, written = self._branches[type(value)]
+        return branch + written[value]
+
+
+class _Array:
+    """Items behind their count."""
+
+    def __init__(self, count: Written, item: Written) -> None:
+        self._count = count
+        self._item = item
+
+    def __getitem__(self, items: Sequence[Any]) -> bytes:
+        item = self._item
+        return _join([self._count[len(items)], *[item[one] for one in items], END]) if items else END
+
+
+class _Map:
+    """Keys and values behind their count."""
+
+    def __init__(self, count: Written, key: Written, value: Written) -> None:
+        self._count = count
+        self._key = key
+        self._value = value
+
+    def __getitem__(self, pairs: Mapping[str, Any]) -> bytes:
+        if not pairs:
+            return END
+        key, value = self._key, self._value
+        parts = [part for name, held in pairs.items() for part in (key[name], value[held])]
+        return _join([self._count[len(pairs)], *parts, END])
+
+
+class _Texts:
+    """A map of texts, each pair of which is kept."""
+
+    def __init__(self, count: Written, text: Written) -> None:
+        self._count = count
+        self._pair = _Pairs(text).__getitem__
+
+    def __getitem__(self, pairs: Mapping[str, str]) -> bytes:
+        return _join([self._count[len(pairs)], *map(self._pair, pairs.items()), END]) if pairs else END
+
+
+class _Pairs(dict[tuple[str, str], bytes]):
+    """Pairs of texts: what is missing is put together, and kept."""
+
+    def __init__(self, text: Written) -> None:
+        super().__init__()
+        self._text = text
+
+    def __missing__(self, pair: tuple[str, str]) -> bytes:
+        written = self._text[pair[0]] + self._text[pair[1]]
+        if len(written) <= KEPT_BYTES:
+            if len(self) >= KEPT:
+                self.clear()
+            self[pair] = written
+        return written
+
+
+class _Record:
+    """The fields of a record whose class has them in the schema's order."""
+
+    def __init__(self, fields: Sequence[Written], defaults: tuple[Any, ...] = ()) -> None:
+        self._fields = fields
+        self._first = len(fields) - len(defaults)
+        self._firsts = fields[: self._first]
+        self._defaults = defaults
+        self._end = _join(map(getitem, fields[self._first :], defaults))
+
+    def __getitem__(self, record: Any) -> bytes:
+        if self._end and record[self._first :] == self._defaults:
+            return _join(map(getitem, self._firsts, record)) + self._end
+        return _join(map(getitem, self._fields, record))
+
+
+class _Reordered(_Record):
+    """The fields of a record whose class has those without a default first."""
+
+    def __init__(self, fields: Sequence[Written], order: Sequence[int]) -> None:
+        super().__init__(fields)
+        self._ordered = itemgetter(*order)
+
+    def __getitem__(self, record: Any) -> bytes:
+        return super().__getitem__(self._ordered(record))
