@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import sys
 import time
@@ -40,10 +41,11 @@ PING_S: Final = 50
 AIM_SESSION_US: Final = 60
 AIM_EVENT_US: Final = 5
 AIM_COMPILED_US: Final = 3
-START: Final[Details] = {
-    "name": "film-1",
-    "friendlyName": "A film",
-    "length": 100_000.0,
+APART_MS: Final = 7_919
+"""So long after each other viewings begin."""
+DIFFERENT: Final = 200
+"""So many different sessions the stages are timed with, in turn."""
+START: Final[dict[str, str | int | float | bool]] = {
     "contentType": "vod",
     "streamType": "video",
     "playerName": "player",
@@ -57,12 +59,21 @@ START: Final[Details] = {
 }
 
 
-def sdk_session(events: int) -> Session:
-    """Return a session as an SDK sends it: a pre-roll, 50 s pings, a pause now and then, sessionEnd."""
-    at_ms, playhead = 1_760_000_000_000, 0.0
+def sdk_session(events: int, number: int = 1) -> Session:
+    """Return a session as an SDK sends it: a pre-roll, 50 s pings, a pause now and then, sessionEnd.
+
+    Those of different numbers are of other viewers, films, lengths and times: no writer may profit from
+    what viewings do not have in common.
+    """
+    at_ms, playhead = 1_760_000_000_000 + number * APART_MS, 0.0
+    start = START | {
+        "name": f"film-{number}",
+        "friendlyName": f"Film number {number}",
+        "length": 100_000.0 + number % 5_000,
+    }
     ad: Details = {"name": "ad-1", "length": 15.0, "podPosition": 1, "playerName": "player"}
     found = [
-        Event(Kind.SESSION_START, at_ms, 0.0, START),
+        Event(Kind.SESSION_START, at_ms, 0.0, start),
         Event(Kind.AD_BREAK_START, at_ms, 0.0, {"index": 1, "offset": 0.0}),
         Event(Kind.AD_START, at_ms, 0.0, ad),
         Event(Kind.PLAY, at_ms, 0.0, qoe=Qoe(bitrate=2500, time_to_start_ms=900)),
@@ -79,7 +90,8 @@ def sdk_session(events: int) -> Session:
         )
         found.append(Event(kind, at_ms, playhead))
     found.append(Event(Kind.SESSION_END, at_ms, playhead))
-    visitor = Visitor(ecid="4" * 38, key_value="4" * 38)
+    ecid = f"{number:038d}"
+    visitor = Visitor(ecid=ecid, key_value=ecid)
     return Session(
         Form.MEDIA_COLLECTION, tuple(found), visitor, Routing("ORG@AdobeOrg", ("suite",), "x.sc.omtrdc.net")
     )
@@ -119,36 +131,47 @@ def stages_us(size: int) -> dict[str, float]:
     Each stage is timed alone and warm, so that the sum is less than the whole, which works in colder
     caches.
     """
-    topics = load_topics()
     codec = Codec(MemoryIds())
-    topology = Topology(codec, topics, OPEN_DIRECTORY)
-    body = to_media_collection(sdk_session(size))
-    request = Request("/api/v1/downloaded", body, 1_770_000_000_000, "request")
-    (record,) = topology.upload_records(topology.receive(request, lambda: "upload"))
-    stored = StoredRecord(record.topic, record.partition, 0, record.key, record.value, record.timestamp_ms)
-    step = prepare(stored, codec, OPEN_DIRECTORY)
-    assert step.identified is not None
-    assert step.upload is not None
-    session, datastream, identity, _ = step.identified
-    viewing = measure(session, datastream.rules)
-    outputs = derive(step, 1)
-    of_session = derive_session(step.identified, 1)
+    topology = Topology(codec, load_topics(), OPEN_DIRECTORY)
+    bodies = [to_media_collection(sdk_session(size, number)) for number in range(DIFFERENT)]
+    stored = []
+    for number, body in enumerate(bodies):
+        request = Request("/api/v1/downloaded", body, 1_795_000_000_000 + number, f"request-{number}")
+        (r,) = topology.upload_records(topology.receive(request, lambda n=number: f"upload-{n}"))  # type: ignore[misc]  # bound at once
+        stored.append(StoredRecord(r.topic, r.partition, number, r.key, r.value, r.timestamp_ms))
+    steps = [prepare(one, codec, OPEN_DIRECTORY) for one in stored]
+    identified = [step.identified for step in steps if step.identified is not None]
+    viewings = [measure(one.session, one.datastream.rules) for one in identified]
+    derived = [derive_session(one, 1_795_000_000_000) for one in identified]
+    outputs = [derive(step, 1_795_000_000_000 + number) for number, step in enumerate(steps)]
+    turn = itertools.cycle(range(DIFFERENT))
 
     def nothing_known(keys: Sequence[bytes]) -> dict[bytes, bytes]:  # noqa: ARG001 - the port's signature
         return {}
 
-    work: dict[str, Callable[[], object]] = {
-        "read the upload": lambda: codec.decode_record(Upload, stored.value),
-        "decode and validate": lambda: media_collection.decode(body, "/api/v1/downloaded"),
-        "identify": lambda: session_id(session, datastream),
-        "measure": lambda: measure(session, datastream.rules),
-        "calls": lambda: analytics_calls(session, viewing, identity, datastream),
-        "rows": lambda: reporting_rows(session, viewing, identity, datastream),
-        "records": lambda: laid_out(step, of_session, 1),
-        "encode": lambda: [codec.encode(output.topic, output.value) for output in outputs],
-        "the whole": lambda: topology.process([stored], nothing_known, 1),
+    def calls(n: int) -> object:
+        session, datastream, identity, _ = identified[n]
+        return analytics_calls(session, viewings[n], identity, datastream)
+
+    def rows(n: int) -> object:
+        session, datastream, identity, _ = identified[n]
+        return reporting_rows(session, viewings[n], identity, datastream)
+
+    work: dict[str, Callable[[int], object]] = {
+        "read the upload": lambda n: codec.decode_record(Upload, stored[n].value),
+        "decode and validate": lambda n: media_collection.decode(bodies[n], "/api/v1/downloaded"),
+        "identify": lambda n: session_id(identified[n].session, identified[n].datastream),
+        "measure": lambda n: measure(identified[n].session, identified[n].datastream.rules),
+        "calls": calls,
+        "rows": rows,
+        "records": lambda n: laid_out(steps[n], derived[n], 1_795_000_000_000 + n),
+        "encode": lambda n: [codec.encode(output.topic, output.value) for output in outputs[n]],
+        "the whole": lambda n: topology.process([stored[n]], nothing_known, 1_795_000_000_000 + n),
     }
-    return {name: per_call_us(one) for name, one in work.items()}
+    return {
+        name: per_call_us(lambda one=one: one(next(turn)))  # type: ignore[misc]  # bound at once
+        for name, one in work.items()
+    }
 
 
 def core_table() -> Table:

@@ -115,9 +115,8 @@ def main() -> None:
 
 
 def bodies(events: int) -> list[bytes]:
-    """Return the same session of many viewers."""
-    body = to_media_collection(sdk_session(events))
-    return [body.replace(b"4" * 38, b"%038d" % viewer) for viewer in range(VIEWERS)]
+    """Return the sessions of many viewers."""
+    return [to_media_collection(sdk_session(events, viewer)) for viewer in range(VIEWERS)]
 
 
 def why_no_node() -> str | None:

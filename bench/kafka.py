@@ -183,10 +183,9 @@ def carried(settings: Settings, commands: list[list[str]]) -> Run:
 
 def uploads(topology: Topology, sessions: int) -> Iterator[Record]:
     """Yield the records of so many uploads, as the front door makes them."""
-    body = to_media_collection(sdk_session(EVENTS))
     for number in range(sessions):
-        mine = body.replace(b"film-1", b"film-%d" % number).replace(b"4" * 38, b"%038d" % number)
-        request = Request("/api/v1/downloaded", mine, time.time_ns() // 1_000_000, f"request-{number}")
+        body = to_media_collection(sdk_session(EVENTS, number))
+        request = Request("/api/v1/downloaded", body, time.time_ns() // 1_000_000, f"request-{number}")
         yield from topology.upload_records(topology.receive(request, lambda: uuid.uuid4().hex))
 
 

@@ -88,11 +88,8 @@ def measured(settings: Settings, workers: int) -> list[float]:
     """Return the seconds that each session took with so many workers, those of the first seconds left out."""
     pipeline = str(Path(sys.executable).with_name("pipeline"))
     environ = child_environ(settings)
-    body = to_media_collection(sdk_session(EVENTS))
     requests = [
-        as_request(
-            "/api/v1/downloaded", body.replace(b"film-1", b"film-%d" % n).replace(b"4" * 38, b"%038d" % n)
-        )
+        as_request("/api/v1/downloaded", to_media_collection(sdk_session(EVENTS, n)))
         for n in range(RATE * (SECONDS + WARM_S))
     ]
     arrived: list[tuple[float, bytes]] = []
