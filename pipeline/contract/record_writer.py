@@ -43,7 +43,7 @@ class Written(Protocol):
 
 
 class Writer:
-    """Makes what writes the types of schemas; all of it shares what is kept."""
+    """Makes what writes the types of schemas; all of it shares what is kept, and any thread may use it."""
 
     def __init__(self) -> None:
         self._made: dict[str, Written] = {}
@@ -149,11 +149,13 @@ class _KeptOrNull(dict[Any, bytes]):
         self._written = written
 
     def __missing__(self, value: Any) -> bytes:
+        if value is None:  # forgotten with all others
+            self[None] = NULL
+            return NULL
         written = self._branch + self._written[value]
         if value and len(written) <= KEPT_BYTES:
             if len(self) >= KEPT:
                 self.clear()
-                self[None] = NULL
             self[value] = written
         return written
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fastavro
@@ -82,6 +84,27 @@ def test_what_is_kept_is_bounded_and_forgotten(items: list[Any]) -> None:
             for held in (writer.of("long"), writer.of(["null", "long"])):
                 assert isinstance(held, dict)
                 assert len(held) <= 3
+
+
+def test_threads_that_make_each_other_forget_write_the_same() -> None:
+    writer = Writer()
+    kind = ["null", "string"]
+    held = writer.of(kind)
+    assert isinstance(held, dict)
+    texts = [None, *(str(number) for number in range(200))]
+    expected = [whole(kind, text) for text in texts]
+
+    def write_all() -> bool:
+        return all([held[text] for text in texts] == expected for _ in range(50))
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(record_writer, "KEPT", 3)
+        pause_s = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            assert all(done.result() for done in [pool.submit(write_all) for _ in range(4)])
+        finally:
+            sys.setswitchinterval(pause_s)
 
 
 def test_equal_values_of_other_types_and_signs_are_told_apart() -> None:
