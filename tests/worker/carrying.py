@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -112,6 +113,9 @@ class Worker:
 
     def _end(self, ending: Ending, event: str, error: object, **members: object) -> None:
         self.ended.append((ending, event))
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(asyncio.Task.exception)  # else asyncio complains that nobody asked for it
         raise SystemExit(ending.value)
 
 
