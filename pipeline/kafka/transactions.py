@@ -102,7 +102,7 @@ class Transactions:
                     key=record.key,
                     partition=record.partition,
                     timestamp=record.timestamp_ms,
-                    headers=list(record.headers),
+                    headers=list(record.headers) or None,
                     **more,
                 )
             except BufferError:

@@ -182,11 +182,11 @@ def test_a_refused_upload_is_kept_with_its_verdict_before_the_answer(door: Asked
 
 
 BAD_JSON: dict[str, tuple[bytes, str]] = {
-    "NaN": (GOOD.replace(b'"playhead":0.0', b'"playhead":NaN', 1), "json"),
-    "Infinity": (GOOD.replace(b'"playhead":0.0', b'"playhead":Infinity', 1), "json"),
-    "1e400": (GOOD.replace(b'"playhead":0.0', b'"playhead":1e400', 1), "json"),
-    "10^5000": (GOOD.replace(b'"playhead":0.0', b'"playhead":1' + b"0" * 5_000, 1), "json"),
-    "2^64": (GOOD.replace(b'"playhead":0.0', b'"playhead":18446744073709551616', 1), "maximum"),
+    "NaN": (GOOD.replace(b'"playhead":0', b'"playhead":NaN', 1), "json"),
+    "Infinity": (GOOD.replace(b'"playhead":0', b'"playhead":Infinity', 1), "json"),
+    "1e400": (GOOD.replace(b'"playhead":0', b'"playhead":1e400', 1), "json"),
+    "10^5000": (GOOD.replace(b'"playhead":0', b'"playhead":1' + b"0" * 5_000, 1), "json"),
+    "2^64": (GOOD.replace(b'"playhead":0', b'"playhead":18446744073709551616', 1), "maximum"),
     "a key twice": (GOOD.replace(b'"playhead":', b'"playhead":9,"playhead":', 1), "duplicate_key"),
     "a key twice, once escaped": (
         GOOD.replace(b'"playhead":', b'"pl\\u0061yhead":9,"playhead":', 1),
