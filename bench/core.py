@@ -41,6 +41,7 @@ PING_S: Final = 50
 AIM_SESSION_US: Final = 60
 AIM_EVENT_US: Final = 5
 AIM_COMPILED_US: Final = 3
+NOW_MS: Final = 1_795_000_000_000
 APART_MS: Final = 7_919
 """So long after each other viewings begin."""
 DIFFERENT: Final = 200
@@ -136,14 +137,14 @@ def stages_us(size: int) -> dict[str, float]:
     bodies = [to_media_collection(sdk_session(size, number)) for number in range(DIFFERENT)]
     stored = []
     for number, body in enumerate(bodies):
-        request = Request("/api/v1/downloaded", body, 1_795_000_000_000 + number, f"request-{number}")
+        request = Request("/api/v1/downloaded", body, NOW_MS + number, f"request-{number}")
         (r,) = topology.upload_records(topology.receive(request, lambda n=number: f"upload-{n}"))  # type: ignore[misc]  # bound at once
         stored.append(StoredRecord(r.topic, r.partition, number, r.key, r.value, r.timestamp_ms))
     steps = [prepare(one, codec, OPEN_DIRECTORY) for one in stored]
     identified = [step.identified for step in steps if step.identified is not None]
     viewings = [measure(one.session, one.datastream.rules) for one in identified]
-    derived = [derive_session(one, 1_795_000_000_000) for one in identified]
-    outputs = [derive(step, 1_795_000_000_000 + number) for number, step in enumerate(steps)]
+    derived = [derive_session(one, NOW_MS) for one in identified]
+    outputs = [derive(step, NOW_MS + number) for number, step in enumerate(steps)]
     turn = itertools.cycle(range(DIFFERENT))
 
     def nothing_known(keys: Sequence[bytes]) -> dict[bytes, bytes]:  # noqa: ARG001 - the port's signature
@@ -164,9 +165,9 @@ def stages_us(size: int) -> dict[str, float]:
         "measure": lambda n: measure(identified[n].session, identified[n].datastream.rules),
         "calls": calls,
         "rows": rows,
-        "records": lambda n: laid_out(steps[n], derived[n], 1_795_000_000_000 + n),
+        "records": lambda n: laid_out(steps[n], derived[n], NOW_MS + n),
         "encode": lambda n: [codec.encode(output.topic, output.value) for output in outputs[n]],
-        "the whole": lambda n: topology.process([stored[n]], nothing_known, 1_795_000_000_000 + n),
+        "the whole": lambda n: topology.process([stored[n]], nothing_known, NOW_MS + n),
     }
     return {
         name: per_call_us(lambda one=one: one(next(turn)))  # type: ignore[misc]  # bound at once

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import getitem, itemgetter
 from typing import Any, Final, Protocol
 
@@ -60,9 +60,9 @@ class Writer:
             case "bytes":
                 return _Fastavro(kind)
             case "double":
-                return _Doubles(kind)
+                return _Doubles(_Fastavro(kind).__getitem__)
             case str() | {"type": "array", "items": "string" | "int"}:
-                return _Kept(kind)
+                return _Kept(_Fastavro(kind).__getitem__)
             case ["null", branch]:
                 how = _KeptOrNull if isinstance(branch, str) else _OrNull
                 return how(self.of("long")[1], self.of(branch))
@@ -101,15 +101,14 @@ class _Fastavro:
 
 
 class _Kept(dict[Any, bytes]):
-    """Scalars and lists of scalars: what is missing is written, and kept."""
+    """Scalars, lists and pairs of them: what is missing is written, and kept."""
 
-    def __init__(self, kind: Any) -> None:
-        self._schema = fastavro.parse_schema(kind)
+    def __init__(self, write: Callable[[Any], bytes]) -> None:
+        super().__init__()
+        self._write = write
 
     def __missing__(self, value: Any) -> bytes:
-        out = io.BytesIO()
-        fastavro.schemaless_writer(out, self._schema, value)
-        written = out.getvalue()
+        written = self._write(value)
         if len(written) <= KEPT_BYTES:
             if len(self) >= KEPT:
                 self.clear()
@@ -120,10 +119,9 @@ class _Kept(dict[Any, bytes]):
 class _Doubles(_Kept):
     """Doubles: zeros are kept apart, since -0.0 is equal to 0.0."""
 
-    def __init__(self, kind: Any) -> None:
-        super().__init__(kind)
-        written = _Fastavro(kind)
-        self._zeros = {1.0: written[0.0], -1.0: written[-0.0]}
+    def __init__(self, write: Callable[[Any], bytes]) -> None:
+        super().__init__(write)
+        self._zeros = {1.0: write(0.0), -1.0: write(-0.0)}
 
     def __missing__(self, value: float) -> bytes:
         return super().__missing__(value) if value else self._zeros[math.copysign(1.0, value)]
@@ -140,24 +138,20 @@ class _OrNull:
         return NULL if value is None else self._branch + self._written[value]
 
 
-class _KeptOrNull(dict[Any, bytes]):
+class _KeptOrNull(_Kept):
     """The same for scalars: kept, too, but for what is zero (-0.0) or empty."""
 
     def __init__(self, branch: bytes, written: Written) -> None:
-        super().__init__({None: NULL})
-        self._branch = branch
-        self._written = written
+        super().__init__(lambda value: branch + written[value])
+        self[None] = NULL
 
     def __missing__(self, value: Any) -> bytes:
+        if value:
+            return super().__missing__(value)
         if value is None:  # forgotten with all others
             self[None] = NULL
             return NULL
-        written = self._branch + self._written[value]
-        if value and len(written) <= KEPT_BYTES:
-            if len(self) >= KEPT:
-                self.clear()
-            self[value] = written
-        return written
+        return self._write(value)
 
 
 class _Union:
@@ -204,26 +198,10 @@ class _Texts:
 
     def __init__(self, count: Written, text: Written) -> None:
         self._count = count
-        self._pair = _Pairs(text).__getitem__
+        self._pair = _Kept(lambda pair: text[pair[0]] + text[pair[1]]).__getitem__
 
     def __getitem__(self, pairs: Mapping[str, str]) -> bytes:
         return _join([self._count[len(pairs)], *map(self._pair, pairs.items()), END]) if pairs else END
-
-
-class _Pairs(dict[tuple[str, str], bytes]):
-    """Pairs of texts: what is missing is put together, and kept."""
-
-    def __init__(self, text: Written) -> None:
-        super().__init__()
-        self._text = text
-
-    def __missing__(self, pair: tuple[str, str]) -> bytes:
-        written = self._text[pair[0]] + self._text[pair[1]]
-        if len(written) <= KEPT_BYTES:
-            if len(self) >= KEPT:
-                self.clear()
-            self[pair] = written
-        return written
 
 
 class _Record:

@@ -20,8 +20,6 @@ from tests.kafka.mock import MockCluster
 
 DEADLINE_MS = 1_000
 DEADLINE_S = DEADLINE_MS / 1000
-SLOW_S = 3.0
-"""What a starved machine may take beside the deadline; the brokers here answer after 20 s, if at all."""
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def test_a_producer_whose_identity_is_spent_is_replaced_and_every_store_ends(
             spent = producer._producer
             started = time.monotonic()
             ended = await asyncio.gather(*(stored(producer, n) for n in range(200)))
-            assert time.monotonic() - started < DEADLINE_S + SLOW_S
+            assert time.monotonic() - started < DEADLINE_S * 2
             assert set(ended) <= {"stored", "Unavailable"}
             for _ in range(20):
                 if await stored(producer, 1) == "stored":
@@ -115,7 +113,7 @@ def test_a_broker_that_accepts_but_never_acknowledges_ends_every_store_in_time(
         started = time.monotonic()
         ended = await asyncio.gather(*(stored(producer, n) for n in range(300)))
         assert set(ended) == {"Unavailable"}
-        assert time.monotonic() - started < DEADLINE_S + SLOW_S
+        assert time.monotonic() - started < DEADLINE_S + 0.5
         assert not producer.is_ready()
         cluster.delay_ms(0)
 
