@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from deploy.servers import why_not
+from deploy.fetching import why_not
 
 
 def main() -> None:

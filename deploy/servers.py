@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
-import fcntl
 import os
 import random
 import shutil
@@ -17,25 +16,20 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-KAFKA_LIB: Final = ROOT / ".kafka" / "lib"
-REGISTRY_DIR: Final = ROOT / ".apicurio"
-COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.11.0:copy-dependencies"
+from deploy import fetching
+from deploy.fetching import LOG_TAIL, ROOT, ServerFailed, fetch_kafka, fetch_registry, find_java, java_version
+
 START_DEADLINE_S: Final = 120.0
 STOP_DEADLINE_S: Final = 20.0
-FETCH_PAUSES_S: Final = (0, 3, 10)
-"""Maven is asked so often, after so long: a network fails now and then."""
-LOG_TAIL: Final = 4_000
 PR_SET_PDEATHSIG: Final = 1
 OWN_PORTS: Final = (15_000, 32_000)
 _chance: Final = random.SystemRandom()
@@ -45,37 +39,6 @@ REGISTRY_JAVA: Final = 21
 FORMAT: Final = ("kafka.tools.StorageTool", "format")
 QUICK_JAVA: Final = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 """A start takes half the CPU time without the second compiler, which pays only for those who run long."""
-
-
-class ServerFailed(Exception):
-    """A server could not be fetched or did not come up; the message holds the end of its log."""
-
-
-def why_not(java: int = 17) -> str | None:
-    """Return why the servers can't run on this machine, or None when they can."""
-    if shutil.which("mvn") is None and not KAFKA_LIB.is_dir():
-        return "Maven (mvn) is not installed, and it fetches Apache Kafka"
-    if find_java(java) is None:
-        return f"no Java of version {java} or newer was found"
-    return None
-
-
-def find_java(least: int) -> str | None:
-    """Return a `java` of at least this version: the one of the path, else one beside it."""
-    candidates = [shutil.which("java") or "", *(str(p) for p in Path("/usr/lib/jvm").glob("*/bin/java"))]
-    home = os.environ.get("JAVA_HOME")
-    if home:
-        candidates.insert(0, str(Path(home) / "bin" / "java"))
-    return next((path for path in candidates if path and _version(path) >= least), None)
-
-
-def _version(java: str) -> int:
-    try:
-        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20, check=False)
-        number = said.stderr.split('"')[1].split(".")
-    except (OSError, IndexError, subprocess.TimeoutExpired):
-        return 0
-    return int(number[1] if number[0] == "1" else number[0])
 
 
 def die_with_parent() -> None:
@@ -224,10 +187,15 @@ class _Node(_Server):
     def __init__(self) -> None:
         super().__init__()
         self._java = find_java(17) or "java"
+        self._archived: Sequence[str] = ()
 
     def launch(self) -> None:
-        """Fetch what is missing, format the storage the first time, start."""
+        """Make ready what is missing, format the storage the first time, start."""
         fetch_kafka()
+        self._archived = archived_classes(self._java)
+        self._begin()
+
+    def _begin(self) -> None:
         properties = self.directory / "server.properties"
         if not properties.exists():
             properties.write_text(self._properties())
@@ -247,7 +215,7 @@ class _Node(_Server):
 
     def _format(self, *arguments: str) -> None:
         done = subprocess.run(
-            [self._java, *QUICK_JAVA, "-cp", f"{KAFKA_LIB}/*", *FORMAT, *arguments],
+            [self._java, *QUICK_JAVA, *self._archived, "-cp", f"{fetching.KAFKA_LIB}/*", *FORMAT, *arguments],
             capture_output=True,
             text=True,
             timeout=START_DEADLINE_S,
@@ -261,9 +229,10 @@ class _Node(_Server):
         return [
             self._java,
             *self.java_options,
+            *self._archived,
             logging,
             "-cp",
-            f"{KAFKA_LIB}/*",
+            f"{fetching.KAFKA_LIB}/*",
             "kafka.Kafka",
             "server.properties",
         ]
@@ -305,6 +274,35 @@ node.id={node_id}
 {quorum}
 listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}
 """ + _broker_properties(self.port, self.directory / "data", copies)
+
+
+class _Archiving(Kafka):
+    """The same, which at its end writes down the classes that it loaded."""
+
+    def __init__(self, archive: Path) -> None:
+        super().__init__()
+        self.java_options = (*self.java_options, f"-XX:ArchiveClassesAtExit={archive}")
+
+    def launch(self) -> None:
+        """Start without an archive."""
+        self._begin()
+
+
+def archived_classes(java: str) -> Sequence[str]:
+    """Return the option that gives this Java Kafka's classes as it left them in a first short run.
+
+    With it a start takes half the CPU time. That run is made once for each Java; one that can't write down
+    its classes starts without them, and one that finds that they are of other jars ignores them.
+    """
+    archive = fetching.KAFKA_LIB / f"classes-{java_version(java)}.jsa"
+    with fetching.one_at_a_time():
+        if not archive.exists():
+            arriving = archive.with_suffix(".arriving")
+            with contextlib.suppress(ServerFailed, OSError):
+                with _Archiving(arriving):
+                    pass
+                arriving.replace(archive)
+    return (f"-XX:SharedArchiveFile={archive}",) if archive.exists() else ()
 
 
 class LastingKafka(Kafka):
@@ -462,7 +460,7 @@ class Registry(_Server):
         super().launch()
 
     def _command(self) -> Sequence[str]:
-        jar = next(REGISTRY_DIR.rglob("quarkus-run.jar"))
+        jar = next(fetching.REGISTRY_DIR.rglob("quarkus-run.jar"))
         return [find_java(REGISTRY_JAVA) or "java", "-Xmx512m", *QUICK_JAVA, "-jar", str(jar)]
 
     def _environment(self) -> dict[str, str]:
@@ -480,62 +478,6 @@ class Registry(_Server):
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
-
-
-def fetch_kafka() -> None:
-    """Fetch Kafka's jars once."""
-    with _one_at_a_time():
-        if not list(KAFKA_LIB.glob("kafka_*.jar")):
-            with _arriving(KAFKA_LIB) as out:
-                _maven(ROOT / "deploy" / "kafka" / "pom.xml", out)
-
-
-def fetch_registry() -> None:
-    """Fetch and unpack the registry once."""
-    with _one_at_a_time():
-        if list(REGISTRY_DIR.rglob("quarkus-run.jar")):
-            return
-        with _arriving(REGISTRY_DIR) as out:
-            _maven(ROOT / "deploy" / "registry" / "pom.xml", out)
-            with tarfile.open(next(out.glob("*.tar.gz"))) as archive:
-                archive.extractall(out, filter="data")
-
-
-@contextlib.contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Let no other process of this checkout fetch meanwhile: what one has put there another would replace."""
-    place = os.open(ROOT / "deploy", os.O_RDONLY)
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(place)
-
-
-@contextlib.contextmanager
-def _arriving(place: Path) -> Iterator[Path]:
-    """Yield a directory that becomes `place` once it is whole: no half of it is ever taken for all."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    arriving = Path(tempfile.mkdtemp(prefix=f"{place.name}-", dir=place.parent))
-    try:
-        yield arriving
-        arriving.chmod(0o755)
-        shutil.rmtree(place, ignore_errors=True)
-        arriving.replace(place)
-    finally:
-        shutil.rmtree(arriving, ignore_errors=True)
-
-
-def _maven(pom: Path, out: Path) -> None:
-    command = ["mvn", "-q", "-B", "-f", str(pom), COPY, "-DincludeScope=runtime", f"-DoutputDirectory={out}"]
-    said = ""
-    for pause_s in FETCH_PAUSES_S:
-        time.sleep(pause_s)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if not done.returncode:
-            return
-        said = done.stdout + done.stderr
-    raise ServerFailed(f"Maven could not fetch {pom.parent.name}:\n{said[-LOG_TAIL:]}")
 
 
 def _is_open(port: int) -> bool:

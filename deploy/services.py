@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from deploy.servers import ROOT, die_with_parent
+from deploy.fetching import ROOT
+from deploy.servers import die_with_parent
 
 PIPELINE: Final = str(Path(sys.executable).with_name("pipeline"))
 RESTART_S: Final = 1.0

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from deploy.servers import ROOT, why_not
+from deploy.fetching import ROOT, why_not
 from faults.cases import CASES, ROLES, Case
 from faults.report import COLUMNS, row, save, summed, write
 from faults.run import Progress, Result, run

@@ -14,7 +14,8 @@ from typing import Any, Final, Self
 import httpx
 from confluent_kafka.admin import AdminClient
 
-from deploy.servers import ROOT, KafkaCluster, free_port
+from deploy.fetching import ROOT
+from deploy.servers import KafkaCluster, free_port
 from deploy.services import PIPELINE, NotRunning, Supervised
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.topics import load_topics

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from deploy.servers import ROOT
+from deploy.fetching import ROOT
 from faults.cases import CASES
 from faults.deployment import COPIES, MIN_INSYNC, PARTITIONS, SESSION_TIMEOUT_S
 from faults.outputs import Verdict

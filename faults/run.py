@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple
 
 from confluent_kafka import KafkaException
 
-from deploy.servers import ROOT, KafkaCluster, Registry
+from deploy.fetching import ROOT
+from deploy.servers import KafkaCluster, Registry
 from faults.cases import Case, Load, Scene, await_in_sync
 from faults.deployment import Deployment
 from faults.fleet import Fleet

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from deploy.servers import REGISTRY_JAVA, Kafka, Registry, why_not
+from deploy.fetching import why_not
+from deploy.servers import REGISTRY_JAVA, Kafka, Registry
 from tests.lender import Lender, LentKafka, LentRegistry, borrow
 
 # The same examples in every run, on however slow a machine; `--hypothesis-profile=wandering` tries others.

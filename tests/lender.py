@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Client, Listener
 from typing import Any, Final, NamedTuple
 
-from deploy.servers import ServerFailed
+from deploy.fetching import ServerFailed
 
 _STOP: Final = ""
 

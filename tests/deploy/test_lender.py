@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from deploy.servers import ServerFailed
+from deploy.fetching import ServerFailed
 from tests.commands.serving import ROOT
 from tests.deploy.test_servers import Script, is_running
 from tests.lender import Lender, borrow

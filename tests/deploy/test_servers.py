@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy import servers
+from deploy import fetching, servers
+from deploy.fetching import ServerFailed
 from tests.commands.serving import ROOT
 
 OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -37,7 +38,7 @@ class Script(servers._Server):
 
 def test_a_server_that_fails_shows_the_end_of_its_log() -> None:
     server = Script("echo 'Address already in use'; exit 3")
-    with pytest.raises(servers.ServerFailed, match=r"server did not come up:\nAddress already in use"):
+    with pytest.raises(ServerFailed, match=r"server did not come up:\nAddress already in use"):
         server.start()
     server.stop()
 
@@ -45,7 +46,7 @@ def test_a_server_that_fails_shows_the_end_of_its_log() -> None:
 def test_a_server_that_hangs_is_ended_and_shows_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "START_DEADLINE_S", 0.5)
     server = Script("echo waiting for nothing; exec sleep 600")
-    with pytest.raises(servers.ServerFailed, match="waiting for nothing"):
+    with pytest.raises(ServerFailed, match="waiting for nothing"):
         server.start()
     assert server._process is not None
     assert server._process.poll() == -signal.SIGKILL
@@ -111,16 +112,16 @@ def test_cluster_ids_never_begin_with_a_dash() -> None:
 
 def test_without_maven_or_java_the_reason_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(servers, "KAFKA_LIB", tmp_path / "none")
-    assert servers.why_not() == "Maven (mvn) is not installed, and it fetches Apache Kafka"
+    monkeypatch.setattr(fetching, "KAFKA_LIB", tmp_path / "none")
+    assert fetching.why_not() == "Maven (mvn) is not installed, and it fetches Apache Kafka"
     (tmp_path / "mvn").touch(mode=0o755)
-    assert servers.why_not(java=999) == "no Java of version 999 or newer was found"
+    assert fetching.why_not(java=999) == "no Java of version 999 or newer was found"
 
 
 def test_a_fetch_is_tried_again_and_only_a_whole_one_is_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    fetching = (
+    script = (
         "#!/bin/sh\n"
         'for each; do case "$each" in -DoutputDirectory=*) out="${each#*=}";; esac; done\n'
         f"echo once >> {tmp_path}/tries\n"
@@ -129,18 +130,18 @@ def test_a_fetch_is_tried_again_and_only_a_whole_one_is_kept(
         'touch "$out/other.jar"\n'
     )
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "mvn").write_text(fetching)
+    (tmp_path / "bin" / "mvn").write_text(script)
     (tmp_path / "bin" / "mvn").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(servers, "KAFKA_LIB", tmp_path / "kafka" / "lib")
-    monkeypatch.setattr(servers, "FETCH_PAUSES_S", (0, 0, 0))
+    monkeypatch.setattr(fetching, "KAFKA_LIB", tmp_path / "kafka" / "lib")
+    monkeypatch.setattr(fetching, "FETCH_PAUSES_S", (0, 0, 0))
     monkeypatch.setenv("LEAST", "9")
-    with pytest.raises(servers.ServerFailed, match="no route there"):
-        servers.fetch_kafka()
+    with pytest.raises(ServerFailed, match="no route there"):
+        fetching.fetch_kafka()
     assert list((tmp_path / "kafka").iterdir()) == []
     monkeypatch.setenv("LEAST", "4")
-    servers.fetch_kafka()
-    assert {path.name for path in servers.KAFKA_LIB.iterdir()} == {"kafka_2.13.jar", "other.jar"}
+    fetching.fetch_kafka()
+    assert {path.name for path in fetching.KAFKA_LIB.iterdir()} == {"kafka_2.13.jar", "other.jar"}
     assert len((tmp_path / "tries").read_text().splitlines()) == 5
 
 
@@ -171,9 +172,38 @@ def test_what_several_need_at_once_is_fetched_once(tmp_path: Path, monkeypatch: 
         (out / "kafka_2.13.jar").touch()
         fetched.append(out)
 
-    monkeypatch.setattr(servers, "KAFKA_LIB", tmp_path / "lib")
-    monkeypatch.setattr(servers, "_maven", slow_maven)
+    monkeypatch.setattr(fetching, "KAFKA_LIB", tmp_path / "lib")
+    monkeypatch.setattr(fetching, "_maven", slow_maven)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: servers.fetch_kafka(), range(4)))
+        list(pool.map(lambda _: fetching.fetch_kafka(), range(4)))
     assert len(fetched) == 1
     assert [path.name for path in (tmp_path / "lib").iterdir()] == ["kafka_2.13.jar"]
+
+
+def test_classes_are_written_down_once_for_each_java_and_what_they_are_not_for_starts_all_the_same(
+    kafka_can_run: None,
+) -> None:
+    fetching.fetch_kafka()
+    java = fetching.find_java(17)
+    assert java is not None
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: servers.archived_classes(java), range(2))
+    assert one == other
+    archive = Path(one[0].partition("=")[2])
+    written_at = archive.stat().st_mtime_ns
+    loaded = {option: classes_loaded(java, option) for option in (*one, f"-XX:SharedArchiveFile={__file__}")}
+    assert [by_archive > 1_000 for by_archive in loaded.values()] == [True, False]
+    assert archive.stat().st_mtime_ns == written_at
+
+
+def classes_loaded(java: str, option: str) -> int:
+    """Return how many classes a command of Kafka's took out of an archive beside Java's own."""
+    done = subprocess.run(
+        [java, option, "-Xlog:class+load", "-cp", f"{fetching.KAFKA_LIB}/*", *servers.FORMAT, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.count("shared objects file (top)")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.servers import ROOT
+from deploy.fetching import ROOT
 from deploy.services import NotRunning, Supervised
 
 OBEYS = (

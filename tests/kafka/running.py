@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from deploy.servers import ROOT
+from deploy.fetching import ROOT
 from deploy.services import PIPELINE, Supervised
 from pipeline.commands.home import opened_home
 from pipeline.commands.ledger import as_dict, read_ledger
