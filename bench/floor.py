@@ -8,7 +8,8 @@ from typing import Any
 
 import uvloop
 
-from pipeline.ingest.server import bind, make_server, tune_gc
+from pipeline.commands.garbage import tune_gc
+from pipeline.ingest.server import bind, make_server
 from pipeline.settings import load
 
 Message = MutableMapping[str, Any]

@@ -12,7 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.commands.run import load_directory
+from pipeline.commands.configured import load_directory
 from pipeline.commands.show import jsonable, line
 from pipeline.commands.timeline import print_errors, print_session
 from pipeline.session.explain import Because, Part

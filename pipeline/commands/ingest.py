@@ -13,8 +13,9 @@ from typing import Final
 import structlog
 import uvloop
 
+from pipeline.commands.configured import client_ip_of, limits_of, load_directory
+from pipeline.commands.garbage import tune_gc
 from pipeline.commands.home import kafka_schema_ids, require_kafka
-from pipeline.commands.run import client_ip_of, limits_of, load_directory
 from pipeline.commands.startup import require_schemas
 from pipeline.contract.codec import NO_ID, Codec, framed, has_id, schema_text, subject_of
 from pipeline.contract.partition import partition_of
@@ -24,7 +25,7 @@ from pipeline.contract.topics import Topic, load_schema, load_topics
 from pipeline.ingest.app import App, Door
 from pipeline.ingest.limits import LATEST_ANSWER_S
 from pipeline.ingest.processes import serve_by_processes
-from pipeline.ingest.server import bind, serve, tune_gc
+from pipeline.ingest.server import bind, serve
 from pipeline.ingest.spooling import Forwarder, SpooledSink, Way
 from pipeline.kafka import admin
 from pipeline.kafka.uploads import UploadProducer

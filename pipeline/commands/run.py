@@ -8,25 +8,23 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 import structlog
 import uvloop
 
+from pipeline.commands.configured import client_ip_of, limits_of, load_directory
+from pipeline.commands.garbage import tune_gc
 from pipeline.commands.home import make_data_dir
 from pipeline.contract.codec import Codec
 from pipeline.contract.positions import position_maker
 from pipeline.contract.topics import load_topics
 from pipeline.ingest.app import App, Door
-from pipeline.ingest.clientip import ClientIp
-from pipeline.ingest.limits import Limits
-from pipeline.ingest.server import bind, serve, tune_gc
+from pipeline.ingest.server import bind, serve
 from pipeline.log.log import Log
 from pipeline.log.registry_file import FileRegistry
 from pipeline.metrics import Meters
 from pipeline.settings import SettingError, Settings
-from pipeline.stages.datastreams import OPEN_DIRECTORY, DatastreamsError, Directory, parse_datastreams
 from pipeline.stages.flood import Limit
 from pipeline.stages.sizes import sizes_of
 from pipeline.topology import UPLOADS, Topology
@@ -155,33 +153,3 @@ def opened_log(settings: Settings) -> Iterator[tuple[Log, Codec]]:
         yield log, codec
     finally:
         log.close()
-
-
-def load_directory(settings: Settings) -> Directory:
-    """Return the datastreams of this deployment, or raise `SettingError` naming the file's fault."""
-    if not settings.datastreams_file:
-        return OPEN_DIRECTORY
-    try:
-        text = Path(settings.datastreams_file).read_text()
-        return parse_datastreams(text, settings.pseudonym_key.encode())
-    except (OSError, UnicodeDecodeError, DatastreamsError) as error:
-        raise SettingError(f"PIPELINE_DATASTREAMS_FILE: {settings.datastreams_file}: {error}") from None
-
-
-def limits_of(settings: Settings, directory: Directory) -> Limits:
-    """Return the ingest's limits."""
-    return Limits(
-        {datastream.id: datastream for datastream in directory.datastreams},
-        settings.ingest_refused_bytes_per_hour,
-        settings.ingest_faults_per_minute,
-    )
-
-
-def client_ip_of(settings: Settings) -> ClientIp:
-    """Return what is kept of client addresses, or raise `SettingError`."""
-    try:
-        return ClientIp(settings.ingest_client_ip)
-    except ValueError:
-        raise SettingError(
-            f"PIPELINE_INGEST_CLIENT_IP must be {', '.join(ClientIp)}, not {settings.ingest_client_ip!r}"
-        ) from None

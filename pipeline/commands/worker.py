@@ -7,11 +7,11 @@ import time
 
 import structlog
 
+from pipeline.commands.configured import load_directory
+from pipeline.commands.garbage import tune_gc
 from pipeline.commands.home import kafka_codec, require_kafka
-from pipeline.commands.run import load_directory
 from pipeline.commands.startup import require_schemas
 from pipeline.contract.topics import load_topics
-from pipeline.ingest.server import tune_gc
 from pipeline.kafka import admin
 from pipeline.kafka.lanes import Lanes
 from pipeline.metrics import Meters
@@ -31,7 +31,6 @@ def worker(settings: Settings) -> int:
     import faust
 
     from pipeline.worker.carrier import Ending
-    from pipeline.worker.endpoint import start_endpoint
     from pipeline.worker.faust_worker import make_app
 
     require_kafka(settings)
@@ -57,6 +56,8 @@ def worker(settings: Settings) -> int:
     topology = Topology(codec, topics, directory, limit, sizes_of(settings))
     app = make_app(settings, topology, lanes, meters, progress, traces=traces)
     if settings.worker_port:
+        from pipeline.worker.endpoint import start_endpoint
+
         start_endpoint(settings, meters, progress, time.monotonic)
     watch(
         progress, time.monotonic, lambda: app.end(Ending.STUCK, "stuck", progress.standing(time.monotonic()))

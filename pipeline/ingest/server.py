@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import resource
 import signal
 import socket
@@ -22,7 +21,6 @@ BACKLOG: Final = 2048
 KEEP_ALIVE_S: Final = 30
 OWN_FILES: Final = 128
 """Open files that the process needs beside its clients' connections."""
-GC_THRESHOLD: Final = (50_000, 20, 20)
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -114,10 +112,3 @@ def _allowed_files() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     return soft if soft != resource.RLIM_INFINITY else 2**20
-
-
-def tune_gc() -> None:
-    """Keep the collector from walking every waiting request (cut p99 to a third, measured)."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLD)
