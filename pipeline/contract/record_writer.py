@@ -45,8 +45,10 @@ class Written(Protocol):
 class Writer:
     """Makes what writes the types of schemas; all of it shares what is kept, and any thread may use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = KEPT) -> None:
+        """Keep at most so many values of a type."""
         self._made: dict[str, Written] = {}
+        self._most = most
 
     def of(self, kind: Any) -> Written:
         """Return what writes this type, or raise ValueError for a type that no schema of ours has."""
@@ -60,19 +62,21 @@ class Writer:
             case "bytes":
                 return _Fastavro(kind)
             case "double":
-                return _Doubles(_Fastavro(kind).__getitem__)
+                return _Doubles(_Fastavro(kind).__getitem__, self._most)
             case str() | {"type": "array", "items": "string" | "int"}:
-                return _Kept(_Fastavro(kind).__getitem__)
+                return _Kept(_Fastavro(kind).__getitem__, self._most)
             case ["null", branch]:
-                how = _KeptOrNull if isinstance(branch, str) else _OrNull
-                return how(self.of("long")[1], self.of(branch))
+                number, written = self.of("long")[1], self.of(branch)
+                if isinstance(branch, str):
+                    return _KeptOrNull(number, written, self._most)
+                return _OrNull(number, written)
             case list():
                 branches = {name: (self.of("long")[place], self.of(name)) for place, name in enumerate(kind)}
                 return _Union({made: branches[name] for made, name in _BRANCHES.items()})
             case {"type": "array", "items": items}:
                 return _Array(self.of("long"), self.of(items))
             case {"type": "map", "values": "string"}:
-                return _Texts(self.of("long"), self.of("string"))
+                return _Texts(self.of("long"), self.of("string"), self._most)
             case {"type": "map", "values": values}:
                 return _Map(self.of("long"), self.of("string"), self.of(values))
             case {"type": "record", "name": name, "fields": fields}:
@@ -103,14 +107,15 @@ class _Fastavro:
 class _Kept(dict[Any, bytes]):
     """Scalars, lists and pairs of them: what is missing is written, and kept."""
 
-    def __init__(self, write: Callable[[Any], bytes]) -> None:
+    def __init__(self, write: Callable[[Any], bytes], most: int) -> None:
         super().__init__()
         self._write = write
+        self._most = most
 
     def __missing__(self, value: Any) -> bytes:
         written = self._write(value)
         if len(written) <= KEPT_BYTES:
-            if len(self) >= KEPT:
+            if len(self) >= self._most:
                 self.clear()
             self[value] = written
         return written
@@ -119,11 +124,11 @@ class _Kept(dict[Any, bytes]):
 class _Doubles(_Kept):
     """Doubles: zeros are kept apart, since -0.0 is equal to 0.0."""
 
-    def __init__(self, write: Callable[[Any], bytes]) -> None:
-        super().__init__(write)
+    def __init__(self, write: Callable[[Any], bytes], most: int) -> None:
+        super().__init__(write, most)
         self._zeros = {1.0: write(0.0), -1.0: write(-0.0)}
 
-    def __missing__(self, value: float) -> bytes:
+    def __missing__(self, value: Any) -> bytes:
         return super().__missing__(value) if value else self._zeros[math.copysign(1.0, value)]
 
 
@@ -141,8 +146,8 @@ class _OrNull:
 class _KeptOrNull(_Kept):
     """The same for scalars: kept, too, but for what is zero (-0.0) or empty."""
 
-    def __init__(self, branch: bytes, written: Written) -> None:
-        super().__init__(lambda value: branch + written[value])
+    def __init__(self, branch: bytes, written: Written, most: int) -> None:
+        super().__init__(lambda value: branch + written[value], most)
         self[None] = NULL
 
     def __missing__(self, value: Any) -> bytes:
@@ -196,9 +201,9 @@ class _Map:
 class _Texts:
     """A map of texts, each pair of which is kept."""
 
-    def __init__(self, count: Written, text: Written) -> None:
+    def __init__(self, count: Written, text: Written, most: int) -> None:
         self._count = count
-        self._pair = _Kept(lambda pair: text[pair[0]] + text[pair[1]]).__getitem__
+        self._pair = _Kept(lambda pair: text[pair[0]] + text[pair[1]], most).__getitem__
 
     def __getitem__(self, pairs: Mapping[str, str]) -> bytes:
         return _join([self._count[len(pairs)], *map(self._pair, pairs.items()), END]) if pairs else END

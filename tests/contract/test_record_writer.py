@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.contract import record_writer, records
+from pipeline.contract import records
 from pipeline.contract.record_writer import Writer
 from pipeline.contract.records import SessionEvent
 from pipeline.contract.topics import load_schema, load_topics
@@ -75,19 +75,17 @@ WRITER = Writer()
 @given(st.lists(values({"type": "array", "items": "string"}) | SCALARS["long"], min_size=10, max_size=60))
 @settings(deadline=None)
 def test_what_is_kept_is_bounded_and_forgotten(items: list[Any]) -> None:
-    writer = Writer()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record_writer, "KEPT", 3)
-        for item in (*items, *items):
-            kind = "long" if isinstance(item, int) else {"type": "array", "items": "string"}
-            assert writer.of(kind)[item] == whole(kind, item)
-            for held in (writer.of("long"), writer.of(["null", "long"])):
-                assert isinstance(held, dict)
-                assert len(held) <= 3
+    writer = Writer(most=3)
+    for item in (*items, *items):
+        kind = "long" if isinstance(item, int) else {"type": "array", "items": "string"}
+        assert writer.of(kind)[item] == whole(kind, item)
+        for held in (writer.of("long"), writer.of(["null", "long"])):
+            assert isinstance(held, dict)
+            assert len(held) <= 3
 
 
 def test_threads_that_make_each_other_forget_write_the_same() -> None:
-    writer = Writer()
+    writer = Writer(most=3)
     kind = ["null", "string"]
     held = writer.of(kind)
     assert isinstance(held, dict)
@@ -97,8 +95,7 @@ def test_threads_that_make_each_other_forget_write_the_same() -> None:
     def write_all() -> bool:
         return all([held[text] for text in texts] == expected for _ in range(50))
 
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
-        patch.setattr(record_writer, "KEPT", 3)
+    with ThreadPoolExecutor(4) as pool:
         pause_s = sys.getswitchinterval()
         sys.setswitchinterval(1e-6)
         try:
