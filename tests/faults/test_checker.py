@@ -137,7 +137,7 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 def carried(settings: Settings, number: int, first: int = 1) -> dict[str, list[Record]]:
     """Return by session id the records that the stages make of so many uploads."""
-    topology = Topology(kafka_codec(settings), load_topics(), OPEN_DIRECTORY)
+    topology = Topology(kafka_codec(settings), load_topics(settings.partitions), OPEN_DIRECTORY)
     found = {}
     for viewer in range(first, first + number):
         ecid = f"{viewer:038d}"

@@ -23,6 +23,8 @@ from pipeline.kafka.reader import KafkaReader
 from pipeline.kafka.uploads import UploadProducer
 from pipeline.settings import Settings, load
 
+PARTITIONS: Final = 6
+"""As docker-compose.yml has. The default, four times as many, costs broker and workers four times as much."""
 _numbers = itertools.count(1)
 _PROCESS: Final = os.environ.get("PYTEST_XDIST_WORKER", "")
 """Which of the processes of a test run this is: they have one broker together."""
@@ -44,6 +46,7 @@ def settings_of(kafka: Brokers, data_dir: Path, **more: Any) -> Settings:
         "data_dir": data_dir,
         "kafka_topic_prefix": f"{name}.",
         "worker_group": f"worker-{name}",
+        "partitions": PARTITIONS,
     }
     return load({}, **given | more)
 
@@ -51,7 +54,7 @@ def settings_of(kafka: Brokers, data_dir: Path, **more: Any) -> Settings:
 @contextmanager
 def made_topics(settings: Settings, topics: Mapping[str, Topic] | None = None) -> Iterator[None]:
     """Make the topics under the settings' prefix, and delete them afterwards."""
-    admin.apply(settings, topics or load_topics())
+    admin.apply(settings, topics or load_topics(settings.partitions))
     yield
     delete_topics(settings)
 
@@ -69,7 +72,7 @@ class KafkaHome:
     """The ports on Kafka, in one object."""
 
     def __init__(self, settings: Settings, codec: Codec, topics: Mapping[str, Topic] | None = None) -> None:
-        self._lanes = Lanes(settings, codec, topics or load_topics())
+        self._lanes = Lanes(settings, codec, topics or load_topics(settings.partitions))
         # A test waits for a slow machine rather than for the spool, which this home has not.
         patient = dataclasses.replace(settings, ingest_ack_deadline_ms=30_000)
         self._uploads = UploadProducer(patient, time.monotonic)

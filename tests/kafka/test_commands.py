@@ -29,7 +29,7 @@ from pipeline.kafka.clients import client_config
 from pipeline.kafka.registry import HttpRegistry
 from pipeline.settings import SettingError, Settings, load
 from tests.commands.serving import refused as refused_here
-from tests.kafka.home import made_topics, settings_of
+from tests.kafka.home import PARTITIONS, made_topics, settings_of
 from tests.kafka.running import command, rows
 from tests.lender import LentKafka, LentRegistry
 
@@ -128,7 +128,7 @@ def test_topics_are_made_as_they_are_declared_and_as_the_body_limit_wants_them(
     kafka: LentKafka, tmp_path: Path
 ) -> None:
     body_bytes, room = 1_000_000, 64 * 1024
-    settings = settings_of(kafka, tmp_path, ingest_body_limit_bytes=body_bytes)
+    settings = settings_of(kafka, tmp_path, ingest_body_limit_bytes=body_bytes, partitions=24)
     with made_topics(settings):
         client = AdminClient({"bootstrap.servers": kafka.bootstrap})
         held = client.list_topics(timeout=20).topics
@@ -160,7 +160,7 @@ def test_topics_apply_makes_the_broker_agree_and_diff_shows_when_it_does_not(
         assert command(settings, "topics", "diff").returncode == 0
         shorter = {
             name: topic._replace(retention_ms=1_000_000) if name == "media.uploads" else topic
-            for name, topic in load_topics().items()
+            for name, topic in load_topics(settings.partitions).items()
         }
         (found,) = admin.diff(settings, shorter)
         assert (found.topic, found.what, found.wanted) == ("media.uploads", "retention.ms", "1000000")
@@ -197,7 +197,7 @@ def test_what_somebody_changed_on_the_broker_is_shown_and_mended(kafka: LentKafk
 def await_difference(settings: Settings, topic: str) -> None:
     """Wait until the brokers show that a topic is gone."""
     end = time.monotonic() + 20
-    while topic not in {found.topic for found in admin.diff(settings, load_topics())}:
+    while topic not in {found.topic for found in admin.diff(settings, load_topics(settings.partitions))}:
         assert time.monotonic() < end, f"{topic} is still there"
         time.sleep(0.1)
 
@@ -243,7 +243,7 @@ def test_another_number_of_partitions_is_refused(kafka: LentKafka, tmp_path: Pat
             admin.apply(settings, load_topics(48))
         other = dataclasses.replace(settings, partitions=48)
         for name in (("worker",), ("ingest", "--port", "0"), ("topics", "apply")):
-            assert "has 24 partitions, PIPELINE_PARTITIONS is 48" in refused(other, *name)
+            assert f"has {PARTITIONS} partitions, PIPELINE_PARTITIONS is 48" in refused(other, *name)
 
 
 @pytest.mark.kafka

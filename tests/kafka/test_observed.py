@@ -22,7 +22,7 @@ from pipeline.wire.encode import to_media_collection
 from tests.collector import collecting
 from tests.kafka import running
 from tests.kafka.checkout import copied, with_text
-from tests.kafka.home import made_topics, settings_of
+from tests.kafka.home import PARTITIONS, made_topics, settings_of
 from tests.kafka.running import Ingest, Worker, records, settled
 from tests.kafka.test_pitfalls import put, upload
 from tests.lender import LentKafka
@@ -71,7 +71,7 @@ def test_one_trace_goes_through_ingest_kafka_and_worker_and_the_worker_tells_wha
     assert (letter["topic"], letter["reason"]) == ("media.uploads", "invalid")
     assert (letter["partition"], letter["offset"]) == (dead["source_partition"], dead["source_offset"])
     taken = next(line for line in lines if line["event"] == "taken_over")
-    assert (taken["logger"], len(taken["partitions"])) == ("pipeline.worker", 24)
+    assert (taken["logger"], len(taken["partitions"])) == ("pipeline.worker", PARTITIONS)
 
 
 def listening(process_id: int) -> set[int]:
@@ -86,7 +86,7 @@ def see_the_worker(base: str) -> None:
         assert client.get("/health/live").status_code == 200
         assert client.get("/health/ready").status_code == 200
     text = await_metrics(base, r"pipeline_redelivered_total 1\.0", r"pipeline_lag_records 0\.0")
-    assert len(re.findall(r"^pipeline_partition_lag_records\{.*\} 0\.0$", text, re.MULTILINE)) == 24
+    assert len(re.findall(r"^pipeline_partition_lag_records\{.*\} 0\.0$", text, re.MULTILINE)) == PARTITIONS
     for line in (
         "pipeline_records_read_total 5.0",
         'pipeline_records_written_total{topic="media.sessions"} 2.0',
@@ -100,7 +100,7 @@ def see_the_worker(base: str) -> None:
     assert re.search(r"^pipeline_transaction_seconds_count [1-9]", text, re.MULTILINE)
     assert re.search(r"^pipeline_batch_seconds_count [1-9]", text, re.MULTILINE)
     entries = re.findall(r"^pipeline_index_entries\{partition=\"\d+\"\} (\S+)$", text, re.MULTILINE)
-    assert len(entries) == 24
+    assert len(entries) == PARTITIONS
     assert sum(map(float, entries)) >= 4, "two sessions, a duplicate and a rejected upload"
 
 

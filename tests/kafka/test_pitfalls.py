@@ -103,7 +103,7 @@ def upload(
         events = json.loads(body)
         events[0]["customMetadata"] = metadata
         body = json.dumps(events).encode()
-    topology = Topology(kafka_codec(settings), load_topics(), OPEN_DIRECTORY)
+    topology = Topology(kafka_codec(settings), load_topics(settings.partitions), OPEN_DIRECTORY)
     request = Request("/api/v1/downloaded", body, time.time_ns() // 1_000_000, "request")
     return topology.upload_records(topology.receive(request, lambda: uuid.uuid4().hex))
 

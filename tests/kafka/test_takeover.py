@@ -29,7 +29,7 @@ from pipeline.topology import Topology
 from pipeline.wire.encode import to_media_collection
 from pipeline.worker.ownership import Ownership, Stuck
 from tests.fakes import FakeSchemaIds
-from tests.kafka.home import made_topics, settings_of
+from tests.kafka.home import PARTITIONS, made_topics, settings_of
 from tests.lender import LentKafka
 from tests.stories import story
 
@@ -63,7 +63,7 @@ def lanes_of(settings: Settings, data_dir: Path | None = None, heard: Heard | No
     return Lanes(
         settings if data_dir is None else settings_at(settings, data_dir),
         CODEC,
-        load_topics(),
+        load_topics(PARTITIONS),
         now_ms=lambda: NOW_MS,
         lost=lambda partition, offsets: said.lost.append((partition, offsets)),
         made_anew=lambda partition, _why: said.made_anew.append(partition),
@@ -104,7 +104,7 @@ def recreate(settings: Settings, topic: str) -> None:
     while settings.kafka_topic_prefix + topic in client.list_topics(timeout=5).topics:
         assert time.monotonic() < end
         time.sleep(0.1)
-    admin.apply(settings, load_topics())
+    admin.apply(settings, load_topics(PARTITIONS))
 
 
 def test_a_partition_that_moves_there_and_back_is_known_at_every_step(
@@ -127,7 +127,7 @@ def test_re_uploads_are_duplicates_at_every_step_of_a_partition_that_moves_there
     settings: Settings, tmp_path: Path
 ) -> None:
     """A, B and A again carry a new session each, and what was sent before once more."""
-    topology = Topology(CODEC, load_topics(), OPEN_DIRECTORY)
+    topology = Topology(CODEC, load_topics(PARTITIONS), OPEN_DIRECTORY)
 
     def upload(film: int, upload_id: str) -> StoredRecord:
         body = to_media_collection(story("0 start, 0 play, 10 complete", name=f"film-{film}"))
@@ -278,7 +278,7 @@ def test_a_position_beyond_the_end_of_its_topic_names_the_command_that_mends_it(
     with pytest.raises(PositionUnusable, match=r"beyond the end.*pipeline index adopt"):
         lanes.resume(3)
     lanes.close()
-    mend.adopt(settings, CODEC, load_topics())
+    mend.adopt(settings, CODEC, load_topics(PARTITIONS))
     mended = lanes_of(settings)
     assert mended.resume(3) == 0
     assert known(mended, "session:1") == {"session:1"}
@@ -297,7 +297,7 @@ def test_a_topic_of_uploads_that_was_made_anew_is_not_taken_for_the_old_one(sett
     with pytest.raises(PositionUnusable, match=r"another topic.*pipeline index adopt"):
         again.resume(3)
     again.close()
-    mend.adopt(settings, CODEC, load_topics())
+    mend.adopt(settings, CODEC, load_topics(PARTITIONS))
     mended = lanes_of(settings)
     assert mended.resume(3) == 0
     assert known(mended, "session:1") == {"session:1"}

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.contract.topics import load_schema, load_topics
 from pipeline.device.examples import load_examples
+from pipeline.settings import PARTITIONS as DEFAULT_PARTITIONS
 from pipeline.wire.encode import to_media_collection
 from tests.commands import serving
 from tests.homes.test_stories_on_homes import STORIES
@@ -71,7 +72,9 @@ def _without(value: Any) -> Any:
 
 
 def test_both_homes_give_the_same_records(kafka: LentKafka, registry: LentRegistry, tmp_path: Path) -> None:
-    settings = settings_of(kafka, tmp_path / "kafka", registry_url=registry.url)
+    settings = settings_of(
+        kafka, tmp_path / "kafka", registry_url=registry.url, partitions=DEFAULT_PARTITIONS
+    )
     sent = bodies()
     with serving.served(tmp_path / "embedded") as service:
         with service.client() as client:
