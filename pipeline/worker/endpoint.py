@@ -32,7 +32,12 @@ def start_endpoint(
             f"{settings.worker_host}:{settings.worker_port}: {error.strerror}. Port 0 serves no endpoint."
         ) from None
     config = uvicorn.Config(
-        make_endpoint(meters, progress, monotonic), log_config=None, access_log=False, lifespan="off"
+        make_endpoint(meters, progress, monotonic),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        # uvloop in a thread that outlives the interpreter, as this one may, crashes the process at its end.
+        loop="asyncio",
     )
     server = uvicorn.Server(config)
     # In a thread that is not the main one, uvicorn leaves the signals to Faust.

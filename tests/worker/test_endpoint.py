@@ -1,0 +1,42 @@
+"""The worker's endpoint does not disturb its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from deploy.servers import free_port
+
+# The interpreter is gone when the C library's own end waits for a byte of standard input.
+PROGRAM = """
+import ctypes, gc, sys, time
+from deploy.probe import is_healthy
+from pipeline.metrics import Meters
+from pipeline.settings import load
+from pipeline.worker.endpoint import start_endpoint
+from pipeline.worker.progress import Progress
+
+port = int(sys.argv[1])
+start_endpoint(load({}, worker_port=port), Meters(), Progress(60), time.monotonic)
+while not is_healthy(f"http://127.0.0.1:{port}/health/live"):
+    time.sleep(0.01)
+library = ctypes.CDLL(None)
+library.__cxa_atexit(library.getchar, None, None)
+gc.freeze()
+print("serving", flush=True)
+"""
+
+
+def test_a_process_ends_well_while_its_endpoint_still_serves() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(free_port())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "serving\n"
+        time.sleep(1)  # the server looks around ten times a second
+        assert process.poll() is None, "it did not wait: this proves nothing"
+    assert process.returncode == 0
