@@ -1,7 +1,8 @@
 """Compile the hot path with mypyc, in place: `python -m deploy.compiled [--clean]` (needs a C compiler).
 
-The same source runs either way; compiled it takes about a third of the time. A compiled module lies
-beside its source and is what Python imports then, so compile again after a change, or clean.
+The same source runs either way. Compiled, the core takes about a third of the time, and all stages together
+seven tenths: much of what is left is done by C libraries. A compiled module lies beside its source and is
+what Python imports then, so compile again after a change, or clean.
 """
 
 from __future__ import annotations
