@@ -5,13 +5,20 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 
+from bench.core import is_compiled
 from deploy.fetching import why_not
 
 
 def main() -> None:
     """Run what was asked for, else everything that this machine can run."""
+    built = "compiled" if is_compiled() else "not compiled"
+    print(
+        f"Python {platform.python_version()} ({platform.python_compiler()}), {built}, {os.cpu_count()} cores"
+    )
     wanted = sys.argv[1:] or ["core", "index", "ingest", "kafka", "latency"]
     if "core" in wanted:
         from bench.core import main as core
