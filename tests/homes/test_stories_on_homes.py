@@ -7,12 +7,15 @@ from typing import Any, Final
 
 import pytest
 
+from pipeline import topology
 from pipeline.contract.records import SessionMetrics
 from pipeline.session.calls import analytics_calls
 from pipeline.session.datastream import OPEN_DATASTREAM
 from pipeline.session.identity import session_id
 from pipeline.session.measure import measure
 from pipeline.stages import receive
+from pipeline.stages.derive import derive
+from pipeline.stages.prepare import Prepared
 from pipeline.stages.records_of import metrics_record
 from pipeline.wire import media_collection
 from pipeline.wire.encode import to_media_collection, to_media_edge
@@ -208,15 +211,12 @@ def test_an_unreadable_record_is_a_dead_letter_and_stops_nothing(pipeline: Pipel
 def test_a_stage_that_fails_is_that_uploads_dead_letter_only(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.session.measure import measure as real
-    from pipeline.stages import derive
-
-    def failing(session: Any, rules: Any) -> Any:
-        if session.content_id == "boom":
+    def failing(step: Prepared, now_ms: int) -> Any:
+        if step.identified is not None and step.identified.session.content_id == "boom":
             raise ZeroDivisionError("a fault of ours")
-        return real(session, rules)
+        return derive(step, now_ms)
 
-    monkeypatch.setattr(derive, "measure", failing)
+    monkeypatch.setattr(topology, "derive", failing)
     pipeline.send(to_media_collection(story("0 start, 9 end", name="boom")))
     pipeline.send(to_media_collection(story("0 start, 9 end")))
     pipeline.carry()
