@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -91,12 +91,14 @@ def _apply(settings: Settings, wanted: Mapping[str, Topic], console: Console) ->
 
 
 def _unregistered(
-    settings: Settings, registry: HttpRegistry | None, topics: Iterable[str]
+    settings: Settings, registry: HttpRegistry | None, topics: Mapping[str, Topic]
 ) -> Iterator[admin.Difference]:
-    for name in topics if registry is not None else ():
+    if registry is None:
+        return
+    for name, topic in topics.items():
         subject = settings.kafka_topic_prefix + subject_of(name)
-        if registry is not None and not registry.is_registered(subject, schema_text(load_schema(name))):
-            yield admin.Difference(name, "schema", load_topics()[name].schema_file, "not registered")
+        if not registry.is_registered(subject, schema_text(load_schema(name))):
+            yield admin.Difference(name, "schema", topic.schema_file, "not registered")
 
 
 def _table(differences: Sequence[admin.Difference]) -> Table:

@@ -10,6 +10,7 @@ from pipeline.contract.positions import position_maker
 from pipeline.contract.record import Record
 from pipeline.contract.records import IndexEntry
 from pipeline.contract.topics import load_topics
+from pipeline.settings import PARTITIONS
 from pipeline.stages.ledger import Entry, Ledger, Partition, balance
 from pipeline.wire.encode import to_media_collection
 from tests.fakes import FakeLog, FakeSchemaIds
@@ -27,7 +28,7 @@ def ledger(pipeline: Pipeline, since_ms: int = 0) -> Ledger:
             for r in pipeline.home.read(topic, partition, 0, 1_000):
                 value = pipeline.codec.decode(r.value)
                 entries.append(Entry(topic, partition, r.offset, r.key.decode(), r.timestamp_ms, value))
-    for partition in range(24):
+    for partition in range(PARTITIONS):
         end = pipeline.home.end_offset(UPLOADS, partition)
         uploads[partition] = Partition(0, end, end)
     return balance(entries, uploads, since_ms)
@@ -36,7 +37,7 @@ def ledger(pipeline: Pipeline, since_ms: int = 0) -> Ledger:
 def moved(before: Pipeline, codec: Codec, timestamp_ms: int) -> Pipeline:
     """Return a pipeline on new topics that know what the old ones knew."""
     home = FakeLog(position_maker(codec))
-    for partition in range(24):
+    for partition in range(PARTITIONS):
         for r in before.home.read(INDEX, partition, 0, 100):
             entry = codec.decode_record(IndexEntry, r.value)
             if entry.kind != "position":
@@ -53,7 +54,7 @@ def test_a_redelivery_of_an_upload_that_ended_before_is_neither_received_nor_mis
     before.carry()
     for timestamp_ms in (NOW_MS, 1):  # entries keep their time, which may be long before the ledger's window
         after = moved(before, codec, timestamp_ms)
-        for partition in range(24):
+        for partition in range(PARTITIONS):
             for r in before.home.read(UPLOADS, partition, 0, 100):
                 asyncio.run(after.home.store([Record(UPLOADS, partition, r.key, r.value, r.timestamp_ms)]))
         after.send(BODY)
@@ -70,7 +71,7 @@ def test_an_upload_that_is_not_known_from_before_and_has_no_outcome_is_missed() 
     before.send(BODY)
     before.carry()
     after = moved(make_pipeline(FakeLog(position_maker(codec)), codec), codec, NOW_MS)
-    for partition in range(24):
+    for partition in range(PARTITIONS):
         for r in before.home.read(UPLOADS, partition, 0, 100):
             asyncio.run(after.home.store([Record(UPLOADS, partition, r.key, r.value, r.timestamp_ms)]))
     assert not ledger(after).balances

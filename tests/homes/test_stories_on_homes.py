@@ -13,6 +13,7 @@ from pipeline.session.calls import analytics_calls
 from pipeline.session.datastream import OPEN_DATASTREAM
 from pipeline.session.identity import session_id
 from pipeline.session.measure import measure
+from pipeline.settings import PARTITIONS
 from pipeline.stages import receive
 from pipeline.stages.derive import derive
 from pipeline.stages.prepare import Prepared
@@ -121,7 +122,7 @@ def test_the_same_upload_id_met_again_is_no_second_outcome(pipeline: Pipeline) -
 
     again = [
         Record(s.topic, s.partition, s.key, s.value, s.timestamp_ms)
-        for partition in range(24)
+        for partition in range(PARTITIONS)
         for s in pipeline.home.read("media.uploads", partition, 0, 100)
     ]
     asyncio.run(pipeline.home.store(again))

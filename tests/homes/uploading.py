@@ -10,6 +10,7 @@ from pipeline.contract.codec import Codec
 from pipeline.contract.ports import Commits, Uploads, UploadSink
 from pipeline.contract.topics import load_topics
 from pipeline.metrics import Meters
+from pipeline.settings import PARTITIONS
 from pipeline.stages import receive
 from pipeline.stages.datastreams import OPEN_DIRECTORY, Directory
 from pipeline.topology import Topology
@@ -68,7 +69,7 @@ def make_pipeline(
     codec: Codec,
     directory: Directory = OPEN_DIRECTORY,
     meters: Meters | None = None,
-    partitions: int = 24,
+    partitions: int = PARTITIONS,
 ) -> Pipeline:
     """Return a pipeline on this home, with a clock that stands still."""
     topics = load_topics(partitions)

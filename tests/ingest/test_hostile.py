@@ -268,7 +268,7 @@ def test_a_body_that_takes_long_to_look_into_slows_nobody(
     body: bytes, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(*_arguments: object, **_options: object) -> None:
-        time.sleep(1.5)
+        time.sleep(3)
         raise RuntimeError
 
     door = Asked()
@@ -280,7 +280,7 @@ def test_a_body_that_takes_long_to_look_into_slows_nobody(
         time.sleep(0.1)
         started = time.monotonic()
         assert status_of(server.exchange(post(GOOD, b"connection: close"))) == 201
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 2
         assert status_of(client.recv(65_536)) in {200, 201}
 
 
