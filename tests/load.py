@@ -15,7 +15,7 @@ from pipeline.session.model import Visitor
 from pipeline.wire.encode import to_media_collection
 from tests.stories import story
 
-RETRY_S = 0.02
+RETRY_S = 0.1
 """What an SDK's 60 s between tries are here."""
 PAUSE_S = 0.07
 """Between two sessions of one thread: three threads send 40 uploads a second, however fast the machine is."""

@@ -113,9 +113,16 @@ class App(faust.App):  # type: ignore[misc]  # as above
         message.ack(self.consumer)
 
     def end(self, ending: Ending, event: str, error: object, **members: object) -> Any:
-        """End the process at once: nothing of the batch in hand is committed."""
-        _log.error(event, **members, error=str(error) or repr(error), exit_code=ending.value)
-        os._exit(ending.value)
+        """End the process at once: nothing of the batch in hand is committed.
+
+        One that stops in the middle of a rebalance may be fenced before its last batch is committed. The new
+        owner carries that, and the process ends as it was asked to: with 0.
+        """
+        is_asked = ending is Ending.FENCED and self.should_stop
+        code = 0 if is_asked else ending.value
+        log = _log.warning if is_asked else _log.error
+        log(event, **members, error=str(error) or repr(error), exit_code=code)
+        os._exit(code)
 
 
 def make_app(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from pipeline.settings import load
 from pipeline.stages.datastreams import OPEN_DIRECTORY
 from pipeline.topology import UPLOADS, Topology
 from pipeline.worker.carrier import Carrier, Ending
+from pipeline.worker.faust_worker import App
 from pipeline.worker.ownership import Ownership
 from tests.fakes import FakeSchemaIds
 
@@ -71,3 +73,17 @@ def test_the_event_has_topic_partition_and_offset_and_nothing_counts_as_committe
         asyncio.run(carry())
     assert ended == [(Ending.FENCED, "fenced", {"topic": UPLOADS, "partition": 3, "offset": 7})]
     assert b"pipeline_records_read_total 0.0" in meters.text()
+
+
+@pytest.mark.parametrize(
+    ("ending", "is_stopping", "code"),
+    [(Ending.FENCED, False, 3), (Ending.FENCED, True, 0), (Ending.STUCK, True, 4)],
+)
+def test_whoever_was_asked_to_stop_and_is_fenced_meanwhile_ends_with_0(
+    ending: Ending, is_stopping: bool, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr("os._exit", codes.append)
+    app: Any = SimpleNamespace(should_stop=is_stopping)
+    App.end(app, ending, "any", "another worker has it")
+    assert codes == [code]
