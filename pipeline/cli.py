@@ -111,17 +111,19 @@ def ledger(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 @app.command()
 def ingest(data_dir: DataDir = None, host: Host = None, port: Port = None) -> None:
     """Serve the HTTP ingest on Kafka (needs PIPELINE_KAFKA_BOOTSTRAP)."""
+    from pipeline.commands.ending import leave
     from pipeline.commands.ingest import ingest as run_ingest
 
-    raise typer.Exit(run_ingest(_settings(data_dir=data_dir, ingest_host=host, ingest_port=port)))
+    leave(run_ingest(_settings(data_dir=data_dir, ingest_host=host, ingest_port=port)))
 
 
 @app.command()
 def worker(data_dir: DataDir = None) -> None:
     """Carry uploads on Kafka through the stages, with Faust (needs PIPELINE_KAFKA_BOOTSTRAP)."""
+    from pipeline.commands.ending import leave
     from pipeline.commands.worker import worker as run_worker
 
-    raise typer.Exit(run_worker(_settings(data_dir=data_dir)))
+    leave(run_worker(_settings(data_dir=data_dir)))
 
 
 class TopicsAction(StrEnum):
