@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-import typer
+import click
 
 from pipeline.cli import app
 from pipeline.contract.topics import SCHEMAS_DIR, load_topics
@@ -268,14 +269,13 @@ def explained() -> str:
 
 def cli() -> str:
     """Return the page of all commands."""
-    group: Any = typer.main.get_command(app)
     parts = []
-    for name, command in group.commands.items():
-        parts.append(f"## pipeline {name}\n\n{command.help}\n")
+    for name, command in app.commands.items():
+        parts.append(f"## pipeline {name}\n\n{inspect.cleandoc(command.help or '')}\n")
         rows = [
             (
-                f"`{' '.join(p.opts)}`" if p.param_type_name == "option" else f"`{p.name.upper()}`",
-                p.help or "",
+                f"`{' '.join(p.opts)}`" if isinstance(p, click.Option) else f"`{(p.name or '').upper()}`",
+                getattr(p, "help", None) or "",
             )
             for p in command.params
         ]

@@ -6,39 +6,69 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import typer
-from typer.exceptions import TyperException
+import click
 
 from pipeline.contract.ports import PositionUnusable, Unavailable
 from pipeline.settings import SettingError, Settings, load, misspelt
 from pipeline.structured_logs import set_up_logs
 
-app = typer.Typer(
-    name="pipeline",
-    help="Downloaded media sessions: uploads in, start and close records with every metric out.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Directory of the embedded log.")]
-Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
-Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 picks a free one.")]
 BAD_SETTING: Final = 2
+INTERRUPTED: Final = 130
 
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
+
+class _Argument(click.Argument):
+    """An argument whose help is shown; click's has none."""
+
+    def __init__(self, names: Sequence[str], help: str, **members: Any) -> None:  # noqa: A002 - as an option's
+        super().__init__(names, **members)
+        self.help = help
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        return self.make_metavar(ctx), self.help
+
+
+class _Command(click.Command):
+    """A command that the list of all shows with its whole first paragraph; click cuts it."""
+
+    def get_short_help_str(self, limit: int = 45) -> str:  # noqa: ARG002 - see above
+        return (self.help or "").partition("\n\n")[0]
+
+
+class _Group(click.Group):
+    """Commands in the order of this file."""
+
+    command_class = _Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as click has it
+        return list(self.commands)
+
+
+@click.group(cls=_Group)
+def app() -> None:
+    """Downloaded media sessions: uploads in, start and close records with every metric out."""
+
+
+_DATA_DIR: Final = click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Directory of the embedded log."
+)
+_HOST: Final = click.option("--host", help="Address to listen on.")
+_PORT: Final = click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
+_AS_JSON: Final = click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")
 
 
 def main() -> None:
     """Run the command line; exit 2 with one line when an option or a setting is wrong."""
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
-    except TyperException as error:
+    except click.ClickException as error:
         sys.stderr.write(f"pipeline: {one_line(error.format_message())} (`--help` shows what there is)\n")
         sys.exit(BAD_SETTING)
+    except click.Abort:  # Ctrl-C where no command waits for it
+        sys.exit(INTERRUPTED)
     except (SettingError, Unavailable, PositionUnusable) as error:
         sys.stderr.write(f"pipeline: {one_line(str(error))}\n")
         sys.exit(BAD_SETTING)
@@ -50,66 +80,70 @@ def one_line(message: str) -> str:
 
 
 @app.command()
-def run(data_dir: DataDir = None, host: Host = None, port: Port = None) -> None:
+@_DATA_DIR
+@_HOST
+@_PORT
+def run(data_dir: Path | None, host: str | None, port: int | None) -> int:
     """Serve the embedded default: HTTP ingest, log and worker in one process."""
     from pipeline.commands.run import Embedded
 
-    settings = _settings(data_dir=data_dir, ingest_host=host, ingest_port=port)
-    raise typer.Exit(Embedded(settings).serve())
+    return Embedded(_settings(data_dir=data_dir, ingest_host=host, ingest_port=port)).serve()
 
 
 @app.command()
-def demo(
-    data_dir: DataDir = None,
-    host: Host = None,
-    port: Port = None,
-    serve: Annotated[bool, typer.Option("--serve", help="Go on serving until Ctrl-C.")] = False,
-) -> None:
+@_DATA_DIR
+@_HOST
+@_PORT
+@click.option("--serve", is_flag=True, help="Go on serving until Ctrl-C.")
+def demo(data_dir: Path | None, host: str | None, port: int | None, *, serve: bool) -> int:
     """Serve, send the sample uploads over HTTP, and show what came in and out."""
     from pipeline.commands.demo import demo as run_demo
 
-    raise typer.Exit(run_demo(_settings(data_dir=data_dir, ingest_host=host, ingest_port=port), serve=serve))
+    return run_demo(_settings(data_dir=data_dir, ingest_host=host, ingest_port=port), serve=serve)
 
 
 @app.command()
-def explain(
-    file: Annotated[str, typer.Argument(help="A request body, or - for standard input.")],
-    path: Annotated[str, typer.Option("--path", help="The API path that it would be sent to.")] = (
-        "/api/v1/downloaded"
-    ),
-    datastream: Annotated[str, typer.Option("--datastream", help="The datastream it belongs to.")] = "",
-    as_json: AsJson = False,
-    lines: Annotated[bool, typer.Option("--lines", help="One body per line, one JSON object each.")] = False,
-) -> None:
+@click.argument("file", cls=_Argument, help="A request body, or - for standard input.")
+@click.option(
+    "--path", default="/api/v1/downloaded", show_default=True, help="The API path that it would be sent to."
+)
+@click.option("--datastream", default="", help="The datastream it belongs to.")
+@_AS_JSON
+@click.option("--lines", is_flag=True, help="One body per line, one JSON object each.")
+def explain(file: str, path: str, datastream: str, *, as_json: bool, lines: bool) -> int:
     """Show what the pipeline makes of a request body, without any log or broker."""
     from pipeline.commands.explain import explain as run_explain
 
-    raise typer.Exit(run_explain(_settings(), file, path, datastream, as_json=as_json, lines=lines))
+    return run_explain(_settings(), file, path, datastream, as_json=as_json, lines=lines)
 
 
 @app.command()
-def records(
-    topic: Annotated[str, typer.Argument(help="A topic, for example media.sessions.")],
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Wait for more records.")] = False,
-) -> None:
+@click.argument("topic", cls=_Argument, help="A topic, for example media.sessions.")
+@_DATA_DIR
+@_AS_JSON
+@click.option("--follow", is_flag=True, help="Wait for more records.")
+def records(topic: str, data_dir: Path | None, *, as_json: bool, follow: bool) -> int:
     """Print the records of a topic, decoded from Avro."""
     from pipeline.commands.records import records as run_records
 
-    raise typer.Exit(run_records(_settings(data_dir=data_dir), topic, as_json=as_json, follow=follow))
+    return run_records(_settings(data_dir=data_dir), topic, as_json=as_json, follow=follow)
 
 
 @app.command()
-def ledger(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+@_DATA_DIR
+@_AS_JSON
+def ledger(data_dir: Path | None, *, as_json: bool) -> int:
     """Print totals by outcome and whether they balance; exit 1 when they don't."""
     from pipeline.commands.ledger import ledger as run_ledger
 
-    raise typer.Exit(run_ledger(_settings(data_dir=data_dir), as_json=as_json))
+    return run_ledger(_settings(data_dir=data_dir), as_json=as_json)
 
 
 @app.command()
-def ingest(data_dir: DataDir = None, host: Host = None, port: Port = None) -> None:
+@_DATA_DIR
+@_HOST
+@_PORT
+def ingest(data_dir: Path | None, host: str | None, port: int | None) -> None:
     """Serve the HTTP ingest on Kafka (needs PIPELINE_KAFKA_BOOTSTRAP)."""
     from pipeline.commands.ending import leave
     from pipeline.commands.ingest import ingest as run_ingest
@@ -118,7 +152,8 @@ def ingest(data_dir: DataDir = None, host: Host = None, port: Port = None) -> No
 
 
 @app.command()
-def worker(data_dir: DataDir = None) -> None:
+@_DATA_DIR
+def worker(data_dir: Path | None) -> None:
     """Carry uploads on Kafka through the stages, with Faust (needs PIPELINE_KAFKA_BOOTSTRAP)."""
     from pipeline.commands.ending import leave
     from pipeline.commands.worker import worker as run_worker
@@ -126,22 +161,16 @@ def worker(data_dir: DataDir = None) -> None:
     leave(run_worker(_settings(data_dir=data_dir)))
 
 
-class TopicsAction(StrEnum):
-    """What `pipeline topics` does."""
-
-    APPLY = "apply"
-    DIFF = "diff"
-    MIGRATE = "migrate"
-
-
 @app.command()
-def topics(
-    action: Annotated[TopicsAction, typer.Argument(help="apply, diff or migrate.")],
-    data_dir: DataDir = None,
-    to_prefix: Annotated[
-        str | None, typer.Option("--to-prefix", help="For migrate: the prefix of the new topics.")
-    ] = None,
-) -> None:
+@click.argument(
+    "action",
+    cls=_Argument,
+    type=click.Choice(["apply", "diff", "migrate"]),
+    help="apply, diff or migrate.",
+)
+@_DATA_DIR
+@click.option("--to-prefix", help="For migrate: the prefix of the new topics.")
+def topics(action: str, data_dir: Path | None, to_prefix: str | None) -> int:
     """Make Kafka's topics and the registry agree with the repository, show the differences, or migrate.
 
     `migrate` makes topics with PIPELINE_PARTITIONS partitions under another prefix and re-keys the dedupe
@@ -149,31 +178,23 @@ def topics(
     """
     from pipeline.commands.topics import topics as run_topics
 
-    raise typer.Exit(run_topics(_settings(data_dir=data_dir), action.value, to_prefix))
-
-
-class IndexAction(StrEnum):
-    """What `pipeline index` does."""
-
-    ADOPT = "adopt"
-    REBUILD = "rebuild"
+    return run_topics(_settings(data_dir=data_dir), action, to_prefix)
 
 
 @app.command()
-def index(
-    action: Annotated[
-        IndexAction,
-        typer.Argument(
-            help="adopt: go on with a topic of uploads that was made anew; "
-            "rebuild: make a lost index again from sessions and outcomes."
-        ),
-    ],
-    data_dir: DataDir = None,
-) -> None:
+@click.argument(
+    "action",
+    cls=_Argument,
+    type=click.Choice(["adopt", "rebuild"]),
+    help="adopt: go on with a topic of uploads that was made anew; "
+    "rebuild: make a lost index again from sessions and outcomes.",
+)
+@_DATA_DIR
+def index(action: str, data_dir: Path | None) -> int:
     """Mend the dedupe index on Kafka when a worker says that it does not fit; stop all workers first."""
     from pipeline.commands.index import index as run_index
 
-    raise typer.Exit(run_index(_settings(data_dir=data_dir), action.value))
+    return run_index(_settings(data_dir=data_dir), action)
 
 
 def _settings(**options: Any) -> Settings:

@@ -312,10 +312,10 @@ def test_an_empty_data_directory_is_one_clear_line(capsys: pytest.CaptureFixture
         (["run", "--nonsense"], "--nonsense"),
         (["run", "more"], "more"),
         (["nonsense"], "nonsense"),
-        (["explain"], "file"),
+        (["explain"], "FILE"),
         (["explain", "nowhere.json"], "nowhere.json"),
         (["explain", "-", "--path", "/nowhere"], "--path"),
-        (["records"], "topic"),
+        (["records"], "TOPIC"),
         (["topics", "drop"], "drop"),
     ],
 )

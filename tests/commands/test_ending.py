@@ -1,4 +1,4 @@
-"""A service ends without the ends of the interpreter and the C library, which its libraries' threads outlive."""
+"""A service ends without the ends of interpreter and C library, which threads of its libraries outlive."""
 
 from __future__ import annotations
 
