@@ -65,9 +65,10 @@ def ingest(settings: Settings) -> int:
     listener = bind(settings)
     if settings.ingest_processes > 1:
         traces.close()
-        return serve_by_processes(settings, listener)
+        with listener:
+            return serve_by_processes(settings, listener)
     meters = Meters(settings.metrics_dir)
-    with opened_spool(settings) as own, contextlib.closing(traces):
+    with listener, contextlib.closing(traces), opened_spool(settings) as own:
         producer = UploadProducer(settings, time.monotonic)
         ack_deadline_s = settings.ingest_ack_deadline_ms / 1000
         spool_deadline_s = min(SPOOL_DEADLINE_S, LATEST_ANSWER_S - ack_deadline_s)

@@ -31,8 +31,9 @@ class Sink(Protocol):
         """Hand on what was taken."""
 
 
-def records(settings: Settings, topic: str, *, as_json: bool, follow: bool, out: Sink = sys.stdout) -> int:
+def records(settings: Settings, topic: str, *, as_json: bool, follow: bool, out: Sink | None = None) -> int:
     """Print every record of the topic (and, with `follow`, those that come); return the exit code."""
+    out = sys.stdout if out is None else out
     if topic not in load_topics():
         raise SettingError(f"no topic {topic!r}; there are {', '.join(load_topics())}")
     with opened_home(settings) as home:

@@ -61,10 +61,13 @@ class Embedded:
         """
         directory = load_directory(self.settings)
         client_ip = client_ip_of(self.settings)
-        self._socket = bind(self.settings)
         topics = load_topics(self.settings.partitions)
-        traces = open_traces(self.settings, "pipeline-run")
-        with opened_log(self.settings) as (log, codec), contextlib.closing(traces):
+        self._socket = bind(self.settings)
+        with (
+            self._socket,
+            contextlib.closing(open_traces(self.settings, "pipeline-run")) as traces,
+            opened_log(self.settings) as (log, codec),
+        ):
             limit = Limit(self.settings.worker_dead_letters_percent, self.settings.worker_dead_letters_least)
             topology = Topology(codec, topics, directory, limit, sizes_of(self.settings))
             door = Door(

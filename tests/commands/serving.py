@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import pytest
-import structlog
 
-from pipeline.cli import main
+from tests.called import called
 from tests.load import plain_client
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -30,7 +28,7 @@ STARTED: Final = re.compile(r"http://[\d.]+:(\d+)")
 def run(
     *arguments: str, stdin: bytes = b"", environ: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Return the finished command."""
+    """Return the finished command, a process of its own."""
     return subprocess.run(
         [PIPELINE, *arguments],
         input=stdin,
@@ -42,29 +40,24 @@ def run(
     )
 
 
-def refused(
-    capsys: pytest.CaptureFixture[str], *arguments: str, environ: dict[str, str] | None = None
-) -> str:
+def run_here(
+    *arguments: str, stdin: bytes = b"", environ: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Return the finished command, run in this process with no other variables of ours."""
+    return called(arguments, environ or {}, stdin)
+
+
+def refused(*arguments: str, environ: dict[str, str] | None = None) -> str:
     """Return the one line that the command line ends with and its exit code 2, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("PIPELINE_")]:
-            patch.delenv(name)
-        for name, value in (environ or {}).items():
-            patch.setenv(name, value)
-        patch.setattr(sys, "argv", ["pipeline", *arguments])
-        try:
-            with pytest.raises(SystemExit) as ended:
-                main()
-        finally:
-            structlog.reset_defaults()  # it was told to write where this test reads
-    said = capsys.readouterr().err
-    assert (ended.value.code, said.count("\n")) == (2, 1), said
+    done = run_here(*arguments, environ=environ)
+    said = done.stderr.decode()
+    assert (done.returncode, said.count("\n")) == (2, 1), said
     return said
 
 
 def rows(*arguments: str) -> list[dict[str, Any]]:
     """Return the JSON lines that a command prints."""
-    done = run(*arguments)
+    done = run_here(*arguments)
     assert done.returncode == 0, done.stderr.decode()
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -126,7 +119,7 @@ def served(data_dir: Path) -> Iterator[Served]:
 
 def ledger(data_dir: Path) -> dict[str, Any]:
     """Return what `pipeline ledger --json` prints, whether it balances or not."""
-    found: dict[str, Any] = json.loads(run("ledger", "--json", "--data-dir", str(data_dir)).stdout)
+    found: dict[str, Any] = json.loads(run_here("ledger", "--json", "--data-dir", str(data_dir)).stdout)
     return found
 
 

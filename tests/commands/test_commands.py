@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.contract.topics import load_topics
 from pipeline.log.tables import OFFSET_BITS
-from tests.commands.serving import PIPELINE, ROOT, ledger, refused, rows, run, served, settled
+from tests.commands.serving import PIPELINE, ROOT, ledger, refused, rows, run, run_here, served, settled
 from tests.stories import story
 
 EXAMPLES = ROOT / "examples"
@@ -55,7 +55,7 @@ def test_the_demo_reads_the_embedded_log_whatever_kafka_is_set(tmp_path: Path) -
 def test_a_variable_that_is_nearly_a_setting_is_told_and_others_are_not(tmp_path: Path) -> None:
     of_kubernetes = {"PIPELINE_SERVICE_PORT": "8080", "PIPELINE_INGEST_PORT_8080_TCP": "tcp://10.0.0.1:8080"}
     environ = {"PIPELINE_KAFKA_BOOTSRAP": "127.0.0.1:1", **of_kubernetes}
-    said = run("ledger", "--data-dir", str(tmp_path), environ=environ).stderr.decode()
+    said = run_here("ledger", "--data-dir", str(tmp_path), environ=environ).stderr.decode()
     assert "PIPELINE_KAFKA_BOOTSRAP is no setting and is ignored; PIPELINE_KAFKA_BOOTSTRAP is one" in said
     assert said.count("is no setting") == 1
 
@@ -270,7 +270,7 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
 def test_a_data_directory_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     one_line(run("run", "--data-dir", str(tmp_path / "file" / "data"), "--port", "0"), "PIPELINE_DATA_DIR")
-    one_line(run("ledger", "--data-dir", str(tmp_path / "nothing")), "PIPELINE_DATA_DIR")
+    one_line(run_here("ledger", "--data-dir", str(tmp_path / "nothing")), "PIPELINE_DATA_DIR")
     with served(tmp_path / "data"):
         one_line(run("run", "--data-dir", str(tmp_path / "data"), "--port", "0"), "PIPELINE_DATA_DIR")
 
@@ -288,11 +288,9 @@ def test_a_data_directory_that_cannot_be_used_is_one_clear_line(tmp_path: Path) 
         ("PIPELINE_INGEST_CLIENT_IP", "some"),
     ],
 )
-def test_a_bad_setting_is_one_clear_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
-) -> None:
+def test_a_bad_setting_is_one_clear_line(tmp_path: Path, name: str, value: str) -> None:
     environ = {"PIPELINE_INGEST_PORT": "0", name: value}
-    assert name in refused(capsys, "run", "--data-dir", str(tmp_path), environ=environ)
+    assert name in refused("run", "--data-dir", str(tmp_path), environ=environ)
 
 
 def test_a_bad_setting_ends_the_process_with_one_line_and_no_traceback(tmp_path: Path) -> None:
@@ -300,8 +298,8 @@ def test_a_bad_setting_ends_the_process_with_one_line_and_no_traceback(tmp_path:
     one_line(done, "PIPELINE_INGEST_PORT")
 
 
-def test_an_empty_data_directory_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "PIPELINE_DATA_DIR" in refused(capsys, "run", environ={"PIPELINE_DATA_DIR": ""})
+def test_an_empty_data_directory_is_one_clear_line() -> None:
+    assert "PIPELINE_DATA_DIR" in refused("run", environ={"PIPELINE_DATA_DIR": ""})
 
 
 @pytest.mark.parametrize(
@@ -319,10 +317,8 @@ def test_an_empty_data_directory_is_one_clear_line(capsys: pytest.CaptureFixture
         (["topics", "drop"], "drop"),
     ],
 )
-def test_a_bad_option_is_one_clear_line(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
-) -> None:
-    assert named in refused(capsys, *arguments)
+def test_a_bad_option_is_one_clear_line(arguments: list[str], named: str) -> None:
+    assert named in refused(*arguments)
 
 
 def test_without_arguments_the_commands_are_listed() -> None:
@@ -337,8 +333,8 @@ def test_a_registry_file_that_is_no_json_is_one_clear_line(
 ) -> None:
     shutil.copytree(demo, tmp_path / "data")
     (tmp_path / "data" / "registry.json").write_text("{half")
-    one_line(run(*arguments, "--data-dir", str(tmp_path / "data")), "PIPELINE_DATA_DIR")
+    one_line(run_here(*arguments, "--data-dir", str(tmp_path / "data")), "PIPELINE_DATA_DIR")
 
 
 def test_an_unknown_topic_is_one_clear_line(demo: Path) -> None:
-    one_line(run("records", "media.nothing", "--data-dir", str(demo)), "media.nothing")
+    one_line(run_here("records", "media.nothing", "--data-dir", str(demo)), "media.nothing")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.session.model import Metrics
-from tests.commands.serving import ROOT, run
+from tests.commands.serving import ROOT, run_here
 from tests.shared import SHARED, needs_shared
 
 EXAMPLES = ROOT / "examples"
@@ -19,7 +19,7 @@ EXAMPLES = ROOT / "examples"
 
 @cache  # the same command prints the same: several tests look at different parts of it
 def explained(*arguments: str, stdin: bytes = b"") -> dict[str, Any]:
-    done = run("explain", *arguments, "--json", stdin=stdin)
+    done = run_here("explain", *arguments, "--json", stdin=stdin)
     assert not done.stderr, done.stderr.decode()
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -61,7 +61,7 @@ def test_an_edge_request_gives_each_session_or_its_errors() -> None:
 
 def test_lines_gives_one_object_per_body() -> None:
     good = json.dumps(json.loads((EXAMPLES / "film-completed.json").read_text()))
-    done = run("explain", "-", "--lines", stdin=f"{good}\n[]\nnot json\n{good}\n".encode())
+    done = run_here("explain", "-", "--lines", stdin=f"{good}\n[]\nnot json\n{good}\n".encode())
     statuses = [json.loads(line)["status"] for line in done.stdout.splitlines()]
     assert statuses == [201, 400, 400, 201]
     assert done.returncode == 1
@@ -80,7 +80,7 @@ def test_the_intervals_of_an_explanation_add_up_to_the_metric(metric: str, examp
 
 
 def test_a_person_sees_a_timeline_and_why_each_number_is_what_it_is() -> None:
-    done = run(
+    done = run_here(
         "explain",
         str(EXAMPLES / "sdk-android-sessions.json"),
         "--path",
@@ -101,7 +101,9 @@ def test_a_person_sees_a_timeline_and_why_each_number_is_what_it_is() -> None:
 @pytest.mark.parametrize("columns", ["80", "40", "200"])
 def test_a_timeline_fits_its_terminal(columns: str) -> None:
     path = ("--path", "/api/v1/sessions")
-    done = run("explain", str(EXAMPLES / "sdk-android-sessions.json"), *path, environ={"COLUMNS": columns})
+    done = run_here(
+        "explain", str(EXAMPLES / "sdk-android-sessions.json"), *path, environ={"COLUMNS": columns}
+    )
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
     assert max(map(len, lines)) <= max(int(columns), 56)
@@ -109,7 +111,7 @@ def test_a_timeline_fits_its_terminal(columns: str) -> None:
 
 
 def test_a_person_sees_what_is_wrong_and_where() -> None:
-    shown = run("explain", str(EXAMPLES / "refused.json")).stdout.decode()
+    shown = run_here("explain", str(EXAMPLES / "refused.json")).stdout.decode()
     assert "400" in shown
     assert "required at /0/params: media.length is missing" in shown
     assert "minimum at /2/playerTime/playhead: must be at least 0" in shown
@@ -128,7 +130,7 @@ def test_a_datastream_explains_by_its_rules_and_shows_what_outputs_show(tmp_path
         "[datastream.five.rules]\nsegment_step_min = 5\n"
     )
     environ = {"PIPELINE_DATASTREAMS_FILE": str(file), "PIPELINE_PSEUDONYM_KEY": "secret-key-of-a-test"}
-    done = run(
+    done = run_here(
         "explain", str(EXAMPLES / "film-completed.json"), "--datastream", "five", "--json", environ=environ
     )
     assert done.returncode == 0, done.stdout.decode()
@@ -137,7 +139,9 @@ def test_a_datastream_explains_by_its_rules_and_shows_what_outputs_show(tmp_path
     assert session["record"]["metrics"]["segment"] == "[0-5]"
     assert session["record"]["visitor"]["ecid"] != sent["visitor.marketingCloudUserId"]
     assert session["analytics_calls"][0]["query"]["mid"] == session["record"]["visitor"]["ecid"]
-    unknown = run("explain", str(EXAMPLES / "film-completed.json"), "--datastream", "no", environ=environ)
+    unknown = run_here(
+        "explain", str(EXAMPLES / "film-completed.json"), "--datastream", "no", environ=environ
+    )
     assert unknown.returncode == 2  # no datastream is open, so a wrong name is a setting's fault
     assert b"--datastream" in unknown.stderr
 

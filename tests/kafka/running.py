@@ -23,6 +23,7 @@ from pipeline.commands.ledger import as_dict, read_ledger
 from pipeline.commands.records import records as show_records
 from pipeline.contract.ports import Unavailable
 from pipeline.settings import SettingError, Settings, child_environ
+from tests.called import called
 from tests.load import plain_client
 
 
@@ -40,8 +41,13 @@ def started_from(root: Path, settings: Settings) -> tuple[list[str], dict[str, s
 
 
 def command(settings: Settings, *arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
-    """Return the finished command with these settings, of this checkout."""
+    """Return the finished command with these settings, of this checkout.
+
+    This one's runs in this process, one at a time; another's as a process of its own.
+    """
     program, env = started_from(root, settings)
+    if root == ROOT:
+        return called(arguments, environ(settings))
     return subprocess.run(
         [*program, *arguments], capture_output=True, cwd=root, env=env, timeout=180, check=False
     )

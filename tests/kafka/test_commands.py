@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from confluent_kafka import Producer
 from confluent_kafka.admin import (
     AdminClient,
@@ -21,6 +23,7 @@ from confluent_kafka.admin import (
 )
 
 from deploy.servers import free_port
+from pipeline.cli import app
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.records import IndexEntry, Outcome
 from pipeline.contract.topics import load_topics
@@ -30,7 +33,7 @@ from pipeline.kafka.registry import HttpRegistry
 from pipeline.settings import SettingError, Settings, load
 from tests.commands.serving import refused as refused_here
 from tests.kafka.home import PARTITIONS, made_topics, settings_of
-from tests.kafka.running import command, rows
+from tests.kafka.running import command, environ, rows
 from tests.lender import LentKafka, LentRegistry
 
 COMMANDS = (
@@ -53,16 +56,29 @@ def refused(settings: Settings, *arguments: str) -> str:
     return said
 
 
-def test_an_unreachable_broker_is_one_line_that_names_the_setting(tmp_path: Path) -> None:
+def test_an_unreachable_broker_is_one_line_that_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = load({}, kafka_bootstrap=f"127.0.0.1:{free_port()}", data_dir=tmp_path)
-    nowhere = [dataclasses.replace(settings, kafka_bootstrap=each) for each in ("nowhere.invalid:1", "::::")]
-    cases = [(settings, *arguments) for arguments in COMMANDS + MENDING] + [
-        (each, "ledger") for each in nowhere
+    for name, value in environ(settings).items():
+        monkeypatch.setenv(name, value)
+    commands = COMMANDS + MENDING
+    with ThreadPoolExecutor(len(commands)) as pool:  # each waits for some seconds whether a broker comes
+        lines = list(pool.map(failure, commands))
+    structlog.reset_defaults()
+    elsewhere = [
+        dataclasses.replace(settings, kafka_bootstrap=each) for each in ("nowhere.invalid:1", "::::")
     ]
-    with ThreadPoolExecutor(len(cases)) as pool:  # each waits for some seconds whether a broker comes
-        for said in pool.map(lambda case: refused(*case), cases):
-            assert "PIPELINE_KAFKA_BOOTSTRAP: can't reach" in said
-            assert ": . Is the broker" not in said, "a line without a cause"
+    for said in [*lines, *[refused(each, "ledger") for each in elsewhere]]:
+        assert "PIPELINE_KAFKA_BOOTSTRAP: can't reach" in said
+        assert ": . Is the broker" not in said, "a line without a cause"
+
+
+def failure(arguments: Sequence[str]) -> str:
+    """Return what a command says before it is made one line and exit code 2."""
+    with pytest.raises(SettingError) as error:
+        app(list(arguments), standalone_mode=False)
+    return str(error.value)
 
 
 @pytest.mark.parametrize("name", ["ingest", "worker", "topics"])
@@ -309,9 +325,7 @@ def test_tls_and_sasl_reach_every_client_through_one_place(tmp_path: Path) -> No
         ({"kafka_security_protocol": "SSL", "kafka_cert_file": "README.md"}, "PIPELINE_KAFKA_KEY_FILE"),
     ],
 )
-def test_settings_that_cannot_work_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: dict[str, Any], named: str
-) -> None:
-    environ = {f"PIPELINE_{key.upper()}": str(value) for key, value in given.items()}
+def test_settings_that_cannot_work_are_one_line(tmp_path: Path, given: dict[str, Any], named: str) -> None:
+    others = {f"PIPELINE_{key.upper()}": str(value) for key, value in given.items()}
     base = {"PIPELINE_KAFKA_BOOTSTRAP": "127.0.0.1:1", "PIPELINE_DATA_DIR": str(tmp_path)}
-    assert named in refused_here(capsys, "ingest", environ=base | environ)
+    assert named in refused_here("ingest", environ=base | others)

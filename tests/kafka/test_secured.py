@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,7 +78,7 @@ REFUSED: Final[tuple[tuple[str, str, dict[str, Any], str], ...]] = (
 def test_what_a_broker_refuses_is_one_line_that_names_the_setting(
     secured: SecuredKafka, tmp_path: Path
 ) -> None:
-    def refused(case: tuple[str, str, dict[str, Any], str]) -> None:
+    for case in REFUSED:
         arguments, protocol, wrong, named = case
         done = command(
             settings_of(secured, tmp_path, **secured.security(protocol) | wrong), *arguments.split()
@@ -87,6 +86,3 @@ def test_what_a_broker_refuses_is_one_line_that_names_the_setting(
         said = done.stderr.decode()
         assert (done.returncode, said.count("\n")) == (2, 1), (case, said)
         assert named in said, case
-
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(refused, REFUSED))
