@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
 
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, settings
 from openapi_spec_validator import validate
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 
 from pipeline.ingest.openapi import openapi
 from pipeline.stages import receive
 from pipeline.wire.schemas import EVENT_TYPES
+from tests.commands.serving import ROOT
 from tests.ingest.test_door import GOOD, Asked
 
 DOOR = Asked()
-described = schemathesis.openapi.from_dict(openapi()).exclude(path_regex="/health/ready")
-described.app = DOOR.app
+GENERATED: Final = Path(__file__).with_name("generated_requests.py")
+METHODS: Final = {"get", "post", "put", "delete"}
 
 
 def test_the_document_is_valid_openapi() -> None:
@@ -42,18 +43,20 @@ def test_every_status_that_an_upload_may_get_is_described(path: str) -> None:
     assert {"400", "401", "408", "413", "415", "503"} <= set(openapi()["paths"][path]["post"]["responses"])
 
 
-@described.parametrize()
-@settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
-def test_generated_requests_get_described_answers_and_never_a_5xx(case: Any) -> None:
-    answer = case.call()
-    case.validate_response(
-        answer, checks=[not_a_server_error, status_code_conformance, content_type_conformance]
+def test_generated_requests_get_described_answers_and_never_a_5xx() -> None:
+    # They are made when the tests are collected, which each of several test processes does for itself.
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:xdist", str(GENERATED)],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},  # requests looks through all variables for proxies, each time
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
+    assert done.returncode == 0, done.stdout[-5_000:]
+    operations = [method for path in openapi()["paths"].values() for method in path if method in METHODS]
+    assert f"{len(operations) - 1} passed" in done.stdout, "all but /health/ready"
 
 
 def test_the_good_sample_is_still_accepted() -> None:
