@@ -25,6 +25,7 @@ from deploy.probe import is_healthy
 from deploy.servers import Registry, free_port
 from pipeline.device.examples import load_examples
 from pipeline.settings import names
+from tests.called import called
 from tests.commands.serving import PIPELINE, ROOT
 
 COMPOSE: Final = Path(sys.executable).with_name("docker-compose")
@@ -240,13 +241,8 @@ def _session_ids(processes: Processes, service: Mapping[str, Any]) -> set[str]:
     """Return the ids of the sessions that came out, once one did."""
     end = time.monotonic() + HEALTHY_S
     while True:
-        done = subprocess.run(
-            [PIPELINE, "records", "media.sessions", "--json"],
-            env=processes.environment("topics", service),
-            capture_output=True,
-            timeout=120,
-            check=True,
-        )
+        done = called(("records", "media.sessions", "--json"), processes.environment("topics", service))
+        assert done.returncode == 0, done.stderr
         ids = {json.loads(line)["key"] for line in done.stdout.splitlines()}
         if ids or time.monotonic() > end:
             return ids
