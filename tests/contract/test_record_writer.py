@@ -19,6 +19,8 @@ from pipeline.contract.topics import load_schema, load_topics
 from pipeline.session.model import Details
 from tests.contract.test_bytes import datum_of
 
+pytestmark = pytest.mark.slow
+
 LONG = "long " * 40
 SCALARS: dict[str, st.SearchStrategy[Any]] = {
     "string": st.sampled_from(["", "a", "film-1", "ü", LONG]) | st.text(st.characters(codec="utf-8")),

@@ -27,6 +27,8 @@ from tests.ingest.serving import post, served
 from tests.ingest.test_door import Asked
 from tests.stories import story
 
+pytestmark = pytest.mark.slow
+
 LIMIT = load({}).ingest_body_limit_bytes
 IN_TIME_S = 4.5
 MOST_GROWTH_BYTES = 400 * 1024 * 1024

@@ -17,6 +17,8 @@ from pipeline.wire.schemas import EVENT_TYPES
 from tests.commands.serving import ROOT
 from tests.ingest.test_door import GOOD, Asked
 
+pytestmark = pytest.mark.slow
+
 DOOR = Asked()
 GENERATED: Final = Path(__file__).with_name("generated_requests.py")
 METHODS: Final = {"get", "post", "put", "delete"}

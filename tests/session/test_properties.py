@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,8 @@ from pipeline.session.model import Details, Event, Form, Kind, Qoe, Routing, Ses
 from pipeline.wire import media_collection, media_edge
 from pipeline.wire.encode import to_media_collection, to_media_edge
 from tests.stories import BASE_MS
+
+pytestmark = pytest.mark.slow
 
 START: Details = {"name": "film", "length": 600, "contentType": "vod", "playerName": "p", "channel": "c"}
 _DETAILS: dict[Kind, Details] = {
