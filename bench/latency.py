@@ -17,7 +17,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from confluent_kafka import Consumer
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
@@ -135,14 +135,13 @@ def measured(settings: Settings, workers: int) -> list[float]:
 
 
 def _read(settings: Settings, arrived: list[tuple[float, bytes]], stop: threading.Event) -> None:
-    config = {
-        **ISOLATION,
-        "group.id": uuid.uuid4().hex,
-        "auto.offset.reset": "earliest",
-        "fetch.wait.max.ms": 10,
-    }
+    config = {**ISOLATION, "group.id": uuid.uuid4().hex, "fetch.wait.max.ms": 10}
     consumer = Consumer(client_config(settings, **config))
-    consumer.subscribe([settings.kafka_topic_prefix + SESSIONS])
+    topic = settings.kafka_topic_prefix + SESSIONS
+    # One that subscribes may never come back from its close.
+    consumer.assign(
+        [TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(settings.partitions)]
+    )
     while not stop.is_set():
         for message in consumer.consume(500, 0.01):
             value = message.value()

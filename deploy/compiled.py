@@ -12,7 +12,8 @@ import sysconfig
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+from deploy.fetching import ROOT
+
 SUFFIX: Final = str(sysconfig.get_config_var("EXT_SUFFIX"))
 GROUP: Final = "pipeline.compiled"
 """Where the code of all modules lies: one shared library in the package."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.compiled import ROOT, built, sources
+from deploy.compiled import built, sources
+from deploy.fetching import ROOT
 
 IS_BUILT = any(built(source).exists() for source in sources())
 
