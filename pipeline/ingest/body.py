@@ -125,10 +125,11 @@ def _unzstd(data: bytes, limit: int) -> Body:
         declared = zstandard.frame_content_size(data)
         if declared > limit:
             return Body(data[:limit], "zstd", truncated=True)
-        if declared < 0:  # not declared: a look that ends behind the limit, before the frame is decoded
-            start = _UNZSTD.stream_reader(data).read(limit + 1)
-            if len(start) > limit:
-                return Body(start[:limit], "zstd", truncated=True)
+        # A look that ends behind the limit, before the frame is decoded: one that never ends may declare
+        # any size, which the library compares at its end only.
+        start = _UNZSTD.stream_reader(data).read(limit + 1)
+        if len(start) > limit:
+            return Body(start[:limit], "zstd", truncated=True)
         frame = _UNZSTD.decompressobj()
         plain = frame.decompress(data)
     except zstandard.ZstdError as error:

@@ -163,6 +163,9 @@ def _datastream(name: str, table: Any) -> Datastream:
         raise DatastreamsError(
             f"{place}.pseudonymise: {min(wrong)!r} is none of {', '.join(sorted(PSEUDONYMISED))}"
         )
+    key = values.get("api_key", "")
+    if not (key.isascii() and key.isprintable() and key == key.strip()):  # no header could hold it as it is
+        raise DatastreamsError(f"{place}.api_key: must be printable ASCII without spaces around it")
     for key in ("body_limit_bytes", "rate_per_s", "refused_bytes_per_hour"):
         if values.get(key, 0) < 0:
             raise DatastreamsError(f"{place}.{key}: must not be negative")

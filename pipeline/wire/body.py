@@ -11,16 +11,44 @@ import msgspec
 
 from pipeline.wire.problems import Problem, Rejected
 
+MOST_DEPTH: Final = 64
+"""Levels of arrays and objects in one session. No documented body has ten; a fixed number is the same for
+door and worker, where the interpreter's own limit depends on who calls."""
+
 _DECODER: Final = msgspec.json.Decoder()
+_CONTAINERS: Final = frozenset({dict, list})
 _SPACED_COLON: Final = re.compile(rb"[ \t\r\n]:")
 
 
-def parse(body: bytes) -> Any:
+def parse(body: bytes, most_depth: int = MOST_DEPTH) -> Any:
     """Return the JSON value, or raise `Rejected` with the rule `json`."""
     try:
-        return _DECODER.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        value = _DECODER.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Rejected((Problem("", "json", f"not JSON: {error}"),)) from None
+    except RecursionError:
+        raise Rejected((_too_deep(most_depth),)) from None
+    if _is_deeper(value, most_depth):
+        raise Rejected((_too_deep(most_depth),))
+    return value
+
+
+def _too_deep(most_depth: int) -> Problem:
+    return Problem("", "json", f"arrays and objects in more than {most_depth} levels")
+
+
+def _is_deeper(value: Any, most_depth: int) -> bool:
+    level = [value] if type(value) in _CONTAINERS else []
+    for _ in range(most_depth):
+        if not level:
+            return False
+        level = [
+            inner
+            for at in level
+            for inner in (at.values() if type(at) is dict else at)
+            if type(inner) in _CONTAINERS
+        ]
+    return bool(level)
 
 
 def count_keys(value: Any) -> int:

@@ -202,7 +202,7 @@ class _Reader:
             self._customer_ids(params[CUSTOMER_IDS])
         states = ((), ()) if sent is None else self._states(element["eventType"], params)
         if sent is not None:
-            nested = _NESTED.get(kind.kind, ())
+            nested = _NESTED.get(element["eventType"], ())
             self._values(f"{place}/params", params, kind.params, "unknown_param", nested)
         if quality:
             self._values(f"{place}/qoeData", quality, kind.qoe, "unknown_param")
@@ -353,10 +353,7 @@ class _Reader:
         self.problems.add(pointer, rule, message, self._index, self._type)
 
 
-_NESTED: Final[dict[Kind, tuple[str, ...]]] = {
-    Kind.SESSION_START: (CUSTOMER_IDS,),
-    Kind.STATES_UPDATE: STATE_LISTS,
-}
+_NESTED: Final[dict[str, tuple[str, ...]]] = {"sessionStart": (CUSTOMER_IDS,), "statesUpdate": STATE_LISTS}
 """Params that hold objects or arrays, checked on their own."""
 
 

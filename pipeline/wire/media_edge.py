@@ -38,6 +38,8 @@ from pipeline.wire.tables import (
 from pipeline.wire.values import NUMBER_LIMIT, Members, Rule, fault_of
 
 EVENT_TYPE: Final = "media.downloaded"
+REQUEST_DEPTH: Final = 256
+"""Levels of a whole request: an item that is too deep is refused alone, unless it is absurdly deep."""
 _AUTH_STATES: Final = {"ambiguous": 0, "authenticated": 1, "loggedOut": 2}
 _EVENTS: Final = "$.xdm.mediaDownloadedEvents"
 _COLLECTION: Final = frozenset({"playhead", "qoeDataDetails", "customMetadata"})
@@ -50,7 +52,7 @@ _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 def split(body: bytes) -> tuple[bytes, ...]:
     """Return the bytes of each `events[]` item, or raise `Rejected` when the request as a whole is bad."""
-    request = parse(body)
+    request = parse(body, REQUEST_DEPTH)
     if type(request) is not dict:
         raise Rejected((Problem("$", "type", "must be an object"),))
     events = request.get("events")

@@ -257,6 +257,8 @@ def test_pseudonyms_are_in_every_output_and_change_no_identity() -> None:
         ("[datastream.a]\nrate_per_s = -1", "datastream.a.rate_per_s"),
         ('[datastream.a]\nrate_per_s = "many"', "datastream.a.rate_per_s"),
         ("[datastream.a]\napi_keys = 1", "datastream.a.api_keys"),
+        ('[datastream.a]\napi_key = "schlüssel"', "datastream.a.api_key"),
+        ('[datastream.a]\napi_key = " s3cret"', "datastream.a.api_key"),
     ],
 )
 def test_a_wrong_option_is_refused_with_its_place(text: str, said: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.contract.codec import Codec
 from pipeline.contract.positions import position_maker
 from pipeline.contract.topics import load_topics
 from pipeline.ingest.app import App, Door
+from pipeline.ingest.body import decompress
 from pipeline.ingest.clientip import ClientIp
 from pipeline.ingest.limits import Limits
 from pipeline.metrics import Meters
@@ -157,6 +159,19 @@ def test_a_bomb_is_413_with_bounded_bytes_kept(door: Asked, coding: str) -> None
     (upload,) = door.uploads()
     assert (upload["truncated"], upload["reason"]) == (True, "body_too_large")
     assert len(upload["body"]) <= LIMIT
+
+
+def test_a_zstd_frame_that_declares_little_and_never_ends_takes_bounded_memory() -> None:
+    limit = 4 * 1024 * 1024
+    # A window of 128 KiB, and blocks of so many equal bytes, none of them the last.
+    start = zstandard.MAGIC_NUMBER.to_bytes(4, "little") + b"\x80\x38" + limit.to_bytes(4, "little")
+    block = ((128 * 1024) << 3 | 1 << 1).to_bytes(3, "little") + b" "
+    tracemalloc.start()
+    body = decompress(start + block * 2_000, "zstd", limit)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (body.truncated, len(body.data)) == (True, limit)
+    assert most < 4 * limit
 
 
 REFUSED: dict[str, tuple[bytes, dict[str, str], int, str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,9 +18,11 @@ from pipeline.session.model import Session
 from pipeline.stages.datastreams import Directory
 from pipeline.stages.receive import DOWNLOADED, EDGE, SESSIONS, Request
 from pipeline.topology import Topology
+from pipeline.wire.body import MOST_DEPTH
 from pipeline.wire.encode import to_media_collection, to_media_edge
 from tests.fakes import FakeSchemaIds
 from tests.session.test_properties import sessions
+from tests.stories import story
 from tests.wire.test_properties import mutated, mutated_edge
 
 CODEC = Codec(FakeSchemaIds())
@@ -36,6 +39,7 @@ OPEN, STRICT, OTHER = (
 )
 TOPOLOGIES = st.sampled_from([OPEN, STRICT, OTHER])
 PATHS = st.sampled_from([DOWNLOADED, SESSIONS, EDGE])
+GOOD = story("0 start, 9 end")
 RECEIPTS = st.sampled_from([0, 1_700_000_000_000, 4_000_000_000_000])
 
 
@@ -89,3 +93,23 @@ def test_any_viewing_is_accepted(form: str, topology: Topology, session: Session
     body = edge if form == EDGE else to_media_collection(session)
     nobody_is_named = topology is STRICT and form == EDGE
     assert outcomes(topology, form, body, received) == ["rejected" if nobody_is_named else "accepted"]
+
+
+@pytest.mark.parametrize("form", [DOWNLOADED, EDGE])
+@pytest.mark.parametrize(
+    ("more", "ends"),
+    [(0, "accepted"), (1, "rejected"), (200, "rejected"), (900, "rejected"), (960, "rejected")],
+)
+def test_how_deep_a_body_may_be_does_not_depend_on_who_looks(form: str, more: int, ends: str) -> None:
+    good = to_media_edge(GOOD) if form == EDGE else to_media_collection(GOOD)
+    place, levels = (b'"mediaDownloadedEvents"', 2) if form == EDGE else (b'"params"', 2)
+    deep = MOST_DEPTH - levels + more
+    item = good.replace(place, b'"unheard":' + b"[" * deep + b"]" * deep + b"," + place, 1)
+    body = b'{"events":[' + item + b"]}" if form == EDGE else item
+    for frames in (0, 100, 400):
+        assert deeper(frames, lambda: outcomes(OPEN, form, body, 0)) == [ends]
+
+
+def deeper(frames: int, call: Callable[[], list[str]]) -> list[str]:
+    """Return what the call gives where so much of the stack is in use."""
+    return deeper(frames - 1, call) if frames else call()

@@ -1,0 +1,60 @@
+"""The ledger's own counting: what it keeps of what it is given."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+
+from pipeline.stages.ledger import Check, Entry, balance
+
+CHECKED = {"session": "accepted = index entries of sessions", "upload": "duplicate + rejected"}
+
+
+class Value(dict[str, object]):
+    """A decoded record that can be watched: a plain dict has neither weak references nor a hash."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def indexed(offset: int, key: str, value: Mapping[str, object], partition: int = 0) -> Entry:
+    return Entry("media.index", partition, offset, key, 1_000, value)
+
+
+def found(kind: str, *entries: Entry) -> int:
+    """Return how many index entries of a kind the ledger finds."""
+    checks: tuple[Check, ...] = balance(entries, {}).checks
+    return next(check.found for check in checks if check.name.startswith(CHECKED[kind]))
+
+
+def test_a_key_that_a_rebuild_wrote_again_is_known_once() -> None:
+    for kind in ("session", "upload"):
+        again = [indexed(offset, f"{kind}:1", {"kind": kind}) for offset in range(2)]
+        assert found(kind, *again, indexed(2, f"{kind}:2", {"kind": kind})) == 2
+
+
+def test_a_key_on_another_partition_is_another_entry() -> None:
+    session = {"kind": "session"}
+    assert found("session", indexed(0, "session:1", session), indexed(0, "session:1", session, 1)) == 2
+
+
+def test_a_key_with_a_tombstone_is_known_no_more_until_it_comes_again() -> None:
+    session, gone = indexed(0, "session:1", {"kind": "session"}), {"upload_id": "of no record"}
+    tombstone = indexed(1, "session:1", gone)
+    assert found("session", session, tombstone) == 0
+    assert found("session", session, tombstone, session._replace(offset=2)) == 1
+
+
+def test_records_are_taken_one_by_one_and_let_go_of() -> None:
+    alive: weakref.WeakSet[Value] = weakref.WeakSet()
+    most = 0
+
+    def entries() -> Iterator[Entry]:
+        nonlocal most
+        for offset in range(100):
+            value = Value(session_id=f"{offset}", revision=1)
+            alive.add(value)
+            most = max(most, len(alive))
+            yield Entry("media.sessions", 0, offset, f"{offset}", 1_000, value)
+
+    balance(entries(), {})
+    assert most <= 3
