@@ -130,8 +130,8 @@ class Source(Protocol):
     def totals(self) -> Totals:
         """What it holds."""
 
-    def oldest(self, limit: int, without: Collection[int] = ()) -> list[Waiting]:
-        """Return the records that have waited longest, of all but these partitions."""
+    def oldest(self, limit: int, without: Collection[int], most_bytes: int) -> list[Waiting]:
+        """Return the records that have waited longest, of all but these partitions; at least one of any."""
 
     def remove(self, numbers: Sequence[int]) -> None:
         """Forget records that Kafka has acknowledged."""
@@ -232,7 +232,7 @@ class Forwarder:
         failure: Unavailable | None = None
         stuck: set[int] = set()
         """Partitions that Kafka does not take now: the others go on, each in its order."""
-        while batch := _bounded(await asyncio.to_thread(spool.oldest, FORWARD_RECORDS, stuck)):
+        while batch := await asyncio.to_thread(spool.oldest, FORWARD_RECORDS, stuck, FORWARD_BYTES):
             try:
                 await self._forward(spool, batch)
                 gone += len(batch)
@@ -286,13 +286,3 @@ class Forwarder:
         self._meters.set("pipeline_spool_bytes", sum(t.bytes for t in totals))
         self._meters.set("pipeline_spool_set_aside_records", sum(t.set_aside for t in totals))
         self._meters.set("pipeline_spool_set_aside_bytes", sum(t.set_aside_bytes for t in totals))
-
-
-def _bounded(batch: Sequence[Waiting]) -> Sequence[Waiting]:
-    """Return the first records of the batch, up to a bound of bytes, at least one."""
-    size = 0
-    for index, waiting in enumerate(batch):
-        size += len(waiting.record.value or b"")
-        if size > FORWARD_BYTES and index:
-            return batch[:index]
-    return batch

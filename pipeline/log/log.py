@@ -160,7 +160,7 @@ class Log:
     # --- Uploads ------------------------------------------------------------------------------------
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[StoredRecord]:
-        """Return up to `limit` committed records from `offset` on, in order."""
+        """Return up to `limit` committed records from `offset` on, in order; fewer where they are large."""
         number = self._numbers[topic, partition]
         return tables.read_rows(self._reading(), topic, partition, number, offset, limit)
 

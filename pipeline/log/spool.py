@@ -160,21 +160,22 @@ class Spool:
             and not self._is_too_old()
         )
 
-    def oldest(self, limit: int, without: Collection[int] = ()) -> list[Waiting]:
-        """Return the records that have waited longest, in order, of all but these partitions."""
+    def oldest(
+        self, limit: int, without: Collection[int] = (), most_bytes: int = tables.READ_BYTES
+    ) -> list[Waiting]:
+        """Return the records that have waited longest, in order, of all but these partitions.
+
+        Up to `limit` and `most_bytes`, and at least one where any waits.
+        """
         marks = ", ".join("?" * len(without))
-        rows = (
-            self._reading()
-            .execute(
-                f"SELECT id, {_COLUMNS} FROM waiting "  # noqa: S608 - a constant, and marks
-                f"WHERE partition NOT IN ({marks}) ORDER BY id LIMIT ?",
-                (*without, limit),
-            )
-            .fetchall()
+        found = self._reading().execute(
+            f"SELECT id, {_COLUMNS} FROM waiting "  # noqa: S608 - a constant, and marks
+            f"WHERE partition NOT IN ({marks}) ORDER BY id LIMIT ?",
+            (*without, limit),
         )
         return [
             Waiting(row[0], Record(row[1], row[2], row[3], row[4], row[5], tables.unpacked(row[6])))
-            for row in rows
+            for row in tables.first_rows(found, most_bytes)
         ]
 
     def remove(self, numbers: Sequence[int]) -> None:

@@ -6,11 +6,12 @@ partition in order is reading the table in order.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pipeline.contract.record import StoredRecord
 from pipeline.contract.topics import Topic
@@ -19,6 +20,8 @@ FILE_NAME: Final = "log.sqlite"
 OFFSET_BITS: Final = 40
 OFFSET_MASK: Final = (1 << OFFSET_BITS) - 1
 BUSY_TIMEOUT_MS: Final = 10_000
+READ_BYTES: Final = 32 * 1024 * 1024
+"""Most bytes that one read brings into memory, however many records it may return: each can be of MiBs."""
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS partitions (
@@ -94,17 +97,36 @@ def partition_ids(connection: sqlite3.Connection) -> dict[tuple[str, int], int]:
 def read_rows(
     connection: sqlite3.Connection, topic: str, partition: int, number: int, offset: int, limit: int
 ) -> list[StoredRecord]:
-    """Return up to `limit` records of a topic-partition from `offset` on, in order."""
+    """Return up to `limit` records, and `READ_BYTES`, of a topic-partition from `offset` on, in order.
+
+    At least one record where there is any: only an empty list means the end.
+    """
     base = number << OFFSET_BITS
-    rows = connection.execute(
+    found = connection.execute(
         "SELECT id, key, value, timestamp_ms, headers FROM records "
         "WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?",
         (base | offset, base | OFFSET_MASK, limit),
     )
     return [
         StoredRecord(topic, partition, row_id & OFFSET_MASK, key, value, timestamp_ms, unpacked(headers))
-        for row_id, key, value, timestamp_ms, headers in rows
+        for row_id, key, value, timestamp_ms, headers in first_rows(found, READ_BYTES)
     ]
+
+
+def first_rows(found: sqlite3.Cursor, most_bytes: int) -> list[tuple[Any, ...]]:
+    """Return the first rows that were found, up to so many bytes of blobs but at least one.
+
+    The cursor is closed: one that is left open in the middle keeps the write-ahead log from being emptied.
+    """
+    rows: list[tuple[Any, ...]] = []
+    size = 0
+    with contextlib.closing(found):
+        for row in found:
+            size += sum(len(value) for value in row if isinstance(value, bytes))
+            if rows and size > most_bytes:
+                break
+            rows.append(row)
+    return rows
 
 
 def packed(headers: tuple[tuple[str, bytes], ...]) -> bytes | None:

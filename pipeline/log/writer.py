@@ -1,13 +1,19 @@
-"""The one writer thread: whatever waits becomes one transaction, and is durable when its futures are done."""
+"""The one writer thread: whatever waits becomes one transaction, and is durable when its futures are done.
+
+Every future ends, whatever the disk does: a failed transaction fails its futures and the thread goes on. What
+could not be undone then is undone before the next transaction. After a failure the idle thread tries small
+writes by itself: who is not ready gets no more uploads, and would never find out that the disk is well again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pipeline.contract.ports import Unavailable
 from pipeline.contract.record import Record
@@ -15,6 +21,9 @@ from pipeline.contract.record import Record
 QUEUE_LIMIT_BYTES: Final = 64 * 1024 * 1024
 QUEUE_LIMIT_ITEMS: Final = 20_000
 GROUP_LIMIT_BYTES: Final = 16 * 1024 * 1024
+TRY_AGAIN_S: Final = 1.0
+
+T = TypeVar("T")
 
 
 class _Item(NamedTuple):
@@ -39,6 +48,8 @@ class Writer:
         self._changed = threading.Condition()
         self._closing = False
         self._failed = False
+        self._owed: Callable[[], None] | None = None
+        """What the last transaction must still do once it has ended; nothing new begins before it is done."""
         self.transactions = 0
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
@@ -73,47 +84,100 @@ class Writer:
         self._connection.close()
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._queue and not self._closing:
-                    self._changed.wait()
-                if not self._queue:
-                    return
-                group = self._taken()
-            self._commit([item for item in group if item.future.set_running_or_notify_cancel()])
+        group: Sequence[_Item] = ()
+        try:
+            while not self._closing or self._queue:  # in this order: a closing queue only shrinks
+                group = self._awaited()
+                if group:
+                    self._commit(group)
+                elif self._failed and not self._closing:
+                    self._try_disk()
+        finally:
+            self._end(group)
+
+    def _awaited(self) -> list[_Item]:
+        """Return what is to be written next; nothing at the end, and when a failed disk is to be tried."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._queue or self._closing, TRY_AGAIN_S if self._failed else None
+            )
+            return self._taken()
 
     def _taken(self) -> list[_Item]:
         group: list[_Item] = []
         size = 0
         while self._queue and (not group or size + self._queue[0].size <= GROUP_LIMIT_BYTES):
             item = self._queue.popleft()
-            size += item.size
             self._queued_bytes -= item.size
-            group.append(item)
+            if item.future.set_running_or_notify_cancel():
+                size += item.size
+                group.append(item)
         return group
 
     def _commit(self, group: Sequence[_Item]) -> None:
-        if not group:
-            return
-        results: list[tuple[Future[Any], Any, Exception | None]] = []
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            results.extend(self._done(item) for item in group)
-            self._connection.execute("COMMIT")
+            results = self._transact(lambda: [self._done(item) for item in group])
         except Exception as error:  # noqa: BLE001 - whatever it was, nothing of this group is durable
-            self._roll_back()
-            self._failed = True
             for item in group:
                 item.future.set_exception(Unavailable(f"not stored: {error}"))
             return
-        self._failed = False
         self.transactions += 1
-        self._committed()
+        self._owed = self._committed
+        self._try_to_settle()
         for future, result, refused in results:
             if refused is None:
                 future.set_result(result)
             else:
                 future.set_exception(refused)
+
+    def _try_disk(self) -> None:
+        """Write a page that changes nothing; that it goes well is all that is wanted."""
+
+        def work() -> None:
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+            self._connection.execute(f"PRAGMA user_version = {version}")
+
+        with contextlib.suppress(Exception):
+            self._transact(work)
+
+    def _transact(self, work: Callable[[], T]) -> T:
+        """Do this in one transaction; whatever is raised, nothing of it is durable."""
+        try:
+            self._settle()
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._owed = self._roll_back
+            result = work()
+            self._connection.execute("COMMIT")
+        except Exception:
+            self._failed = True
+            self._try_to_settle()
+            raise
+        self._owed = None
+        self._failed = False
+        return result
+
+    def _settle(self) -> None:
+        if self._owed is not None:
+            self._owed()
+            self._owed = None
+
+    def _try_to_settle(self) -> None:
+        """Do what is owed, or leave it to the next transaction: it is no reason to keep futures waiting."""
+        try:
+            self._settle()
+        except Exception:  # noqa: BLE001 - it shows: the writer is not well until it is done
+            self._failed = True
+
+    def _end(self, group: Sequence[_Item]) -> None:
+        """Take nothing more; should a bug have ended the thread, nobody waits for it."""
+        with self._changed:
+            self._closing = True
+            left = [*group]
+            while self._queue:
+                left += self._taken()
+        for item in left:
+            if not item.future.done():
+                item.future.set_exception(Unavailable("the log's writer has ended"))
 
     def _done(self, item: _Item) -> tuple[Future[Any], Any, Exception | None]:
         """Do one piece of work; a refusal that it raises before it writes concerns it alone."""

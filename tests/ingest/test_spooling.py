@@ -32,6 +32,7 @@ class FakeKafka:
 
     def __init__(self) -> None:
         self.taken: list[Record] = []
+        self.batches: list[Sequence[Record]] = []
         self.asked = 0
         self.is_away = False
         self.takes_s = 0.0
@@ -40,6 +41,7 @@ class FakeKafka:
 
     async def store(self, records: Sequence[Record]) -> None:
         self.asked += 1
+        self.batches.append(records)
         if self.takes_s:
             await asyncio.sleep(self.takes_s)
         if self.is_away:
@@ -108,6 +110,20 @@ def test_what_kafka_does_not_acknowledge_is_spooled_and_forwarded_in_order(bench
     assert bench.kafka.taken == [upload(1), upload(2), upload(3)]
     assert bench.spool.totals.records == 0
     assert bench.forward() == 0
+
+
+def test_large_uploads_are_forwarded_in_order_a_bounded_batch_at_a_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.ingest.spooling.FORWARD_BYTES", 2_500)
+    uploads = [upload(number, size) for number, size in enumerate([1_000] * 5 + [9_000] + [1_000] * 3)]
+    bench.kafka.is_away = True
+    bench.store(*uploads)
+    bench.kafka.is_away = False
+    assert bench.forward() == len(uploads)
+    assert bench.kafka.taken == uploads
+    sizes = [sum(len(record.value or b"") for record in batch) for batch in bench.kafka.batches]
+    assert sizes[1:] == [2_000, 2_000, 1_000, 9_000, 2_000, 1_000], "over the bound only what is so alone"
 
 
 def test_after_a_stall_kafka_is_not_waited_for_until_the_forwarder_got_through(bench: Bench) -> None:

@@ -173,6 +173,24 @@ def test_a_closed_log_refuses_to_store(log: Log) -> None:
         put(log, record("late"))
 
 
+def test_one_read_is_bounded_by_bytes_and_the_next_ones_bring_the_rest(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.log.tables.READ_BYTES", 2_500)
+    sizes = [1_000, 1_000, 1_000, 9_000, 10, 10, 3_000]
+    put(log, *(record(str(n), b"x" * size) for n, size in enumerate(sizes)))
+    reads: list[list[int]] = []
+    at = 0
+    while read := log.read("media.outcomes", 0, at, 1_000):
+        reads.append([len(stored.value or b"") for stored in read])
+        at = read[-1].offset + 1
+    assert reads == [[1_000, 1_000], [1_000], [9_000], [10, 10], [3_000]]
+    assert all(sum(read) <= 2_500 or len(read) == 1 for read in reads)
+    reader = open_reader(tmp_path)
+    assert [s.offset for s in reader.read("media.outcomes", {0: 0})] == list(range(len(sizes)))
+    reader.close()
+
+
 def test_a_reader_sees_one_moment_until_it_is_refreshed(tmp_path: Path, log: Log) -> None:
     put(log, record("a"))
     reader = open_reader(tmp_path)

@@ -45,6 +45,17 @@ def test_records_come_back_whole_and_in_order(tmp_path: Path) -> None:
     spool.close()
 
 
+def test_one_read_brings_no_more_bytes_than_asked_for_but_always_a_record(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "s")
+    stored(spool, *(upload(number, 1_000) for number in range(9)))
+    assert [len(spool.oldest(10, most_bytes=most)) for most in (1, 1_500, 2_500, 100_000)] == [1, 1, 2, 9]
+    read = spool.oldest(10, (), 5_000)
+    assert 4_000 <= sum(len(waiting.record.value or b"") for waiting in read) <= 5_000
+    checkpointed = spool._reading().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert checkpointed[0] == 0, "a read that stopped early holds nothing up"
+    spool.close()
+
+
 def test_what_was_spooled_survives_a_restart_and_what_was_removed_does_not(tmp_path: Path) -> None:
     spool = opened(tmp_path / "s")
     stored(spool, *(upload(number) for number in range(5)))
