@@ -125,7 +125,8 @@ class Settings:
     )
     worker_batch_bytes: int = _setting(
         16 * 1024 * 1024,
-        "Most bytes of uploads in one transaction (a single larger upload still goes alone).",
+        "Most bytes of uploads in one transaction (a single larger upload still goes alone); four times as "
+        "much is in hand.",
         at_least=1024,
         at_most=256 * 1024 * 1024,
     )
@@ -137,7 +138,9 @@ class Settings:
         at_most=1024**3,
     )
     worker_group: str = _setting(
-        "pipeline-worker", "Consumer group of the workers; it is the prefix of their transactional ids too."
+        "pipeline-worker",
+        "Consumer group of the workers; it is the prefix of their transactional ids too. Deployments that "
+        "share a cluster need one each: workers of one group fence each other.",
     )
     worker_host: str = _setting("127.0.0.1", "Address of the worker's own health and metrics endpoint.")
     worker_port: int = _setting(
@@ -167,7 +170,8 @@ class Settings:
     )
     worker_session_timeout_s: int = _setting(
         15,
-        "After how long without a heartbeat the group gives a worker's partitions away.",
+        "After how long without a heartbeat the group gives a worker's partitions away; a broker takes what "
+        "its `group.min.session.timeout.ms` (6 s) and `group.max.session.timeout.ms` allow.",
         at_least=1,
         at_most=300,
     )
@@ -203,7 +207,9 @@ class Settings:
         1, "Replicas that must have a record before it is acknowledged.", at_least=1, at_most=9
     )
     kafka_topic_prefix: str = _setting(
-        "", "Put before every topic name and registry subject, for clusters that several deployments share."
+        "",
+        "Put before every topic name and registry subject, for clusters that several deployments share; each "
+        "needs a `PIPELINE_WORKER_GROUP` of its own, too.",
     )
     registry_url: str = _setting(
         "", "Schema registry with the Confluent API; empty: the registry file of the data directory."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -14,7 +15,11 @@ def leave(code: int) -> NoReturn:
     The interpreter's and the C library's own ends are left out: they take down what threads of RocksDB,
     librdkafka and OpenSSL still use, and one in some seventy workers crashed there after an orderly stop.
     """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # somebody started it with a closed one
+                with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+                    stream.flush()
+    finally:
+        os._exit(code)

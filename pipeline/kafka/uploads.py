@@ -22,8 +22,7 @@ POLL_S: Final = 0.001
 LINGER_MS: Final = 5
 """Uploads are keyed over many partitions: with 1 ms nearly each is a batch of its own, a fifth more CPU."""
 FLUSH_S: Final = 10.0
-QUEUE_KBYTES: Final = 64 * 1024
-"""Most that waits for Kafka; beyond it uploads go to the spool at once."""
+QUEUE_BYTES: Final = 64 * 1024 * 1024
 LOOK_S: Final = 2.0
 FRESH_S: Final = 10.0
 """How long an acknowledgement, or else an answer of the cluster, lets Kafka count as ready."""
@@ -52,6 +51,11 @@ _SPENT: Final = frozenset(
     }
 )
 """Errors of a producer whose identity is spent: only a new one stores anything again."""
+
+
+def queue_bytes(settings: Settings) -> int:
+    """Return what may wait for Kafka, two of the largest records at least; beyond it uploads are spooled."""
+    return max(QUEUE_BYTES, 2 * largest_record_bytes(settings))
 
 
 class _Fault(NamedTuple):
@@ -84,7 +88,7 @@ class UploadProducer:
                 "compression.type": "lz4",
                 "message.timeout.ms": settings.ingest_ack_deadline_ms,
                 "message.max.bytes": largest_record_bytes(settings),
-                "queue.buffering.max.kbytes": QUEUE_KBYTES,
+                "queue.buffering.max.kbytes": queue_bytes(settings) // 1024,
                 "error_cb": quiet,
             },
         )

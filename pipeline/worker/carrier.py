@@ -98,6 +98,7 @@ class Carrier:
         self._most_records = settings.worker_batch_records
         self._record_s = 0.0
         self._held = 0
+        self._held_bytes = 0
         self._freed = asyncio.Event()
         self._lines: dict[tuple[int, int], deque[_Waiting]] = {}
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
@@ -110,6 +111,7 @@ class Carrier:
         Messages of an earlier generation are left to their new owner.
         """
         self._held += len(messages)
+        self._held_bytes += sum([_size_of(message) for message in messages])
         try:
             for message in messages:
                 if await self._is_expected(message, generation):
@@ -121,8 +123,8 @@ class Carrier:
         await self.held_below(self._most_records)
 
     async def held_below(self, number: int) -> None:
-        """Return once fewer messages than that were taken and not let go."""
-        while self._held >= number:
+        """Return once fewer messages than that were taken and not let go, and not too many bytes."""
+        while self._held >= number or self._held_bytes >= TRANSACTIONS * self._most_bytes:
             self._freed.clear()
             await self._freed.wait()
 
@@ -138,6 +140,7 @@ class Carrier:
     def _done(self, message: Any) -> None:
         self._let_go(message)
         self._held -= 1
+        self._held_bytes -= _size_of(message)
         self._freed.set()
 
     async def _is_expected(self, message: Any, generation: int) -> bool:
@@ -311,6 +314,10 @@ def first_of(records: Sequence[StoredRecord], most_bytes: int, most_records: int
         if place and (place == most_records or size > most_bytes):
             return records[:place]
     return records
+
+
+def _size_of(message: Any) -> int:
+    return len(message.key or b"") + len(message.value or b"")
 
 
 def stored_record(message: Any) -> StoredRecord:

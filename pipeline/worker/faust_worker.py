@@ -39,6 +39,11 @@ TAKEN_AT_ONCE: Final = 200
 OBSERVE_S: Final = 1.0
 ADVISE_S: Final = 5.0
 NEVER_S: Final = 86_400.0
+REQUEST_S: Final = 90.0
+BUFFERED: Final = 4096
+BUFFERED_LEAST: Final = 100
+BUFFERED_BYTES: Final = 2 * 1024**3
+"""What Faust's buffer may hold if every upload in it is as large as a body may be."""
 
 
 class TransactionalConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is untyped here
@@ -66,6 +71,8 @@ class TransactionalConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is 
         # copied its value before, for its requests.
         with warnings.catch_warnings(action="ignore", category=AlreadyConfiguredWarning):
             self.app.conf.broker_request_timeout = NEVER_S
+        if not assigned:  # Faust seeks only where there is something to seek; what was owned must be let go
+            await self._take_over(generation_id, [])
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
@@ -73,19 +80,22 @@ class TransactionalConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is 
         ownership: Ownership = self.app.pipeline_ownership
         generation = self.app.consumer_generation_id
         assigned = sorted(tp.partition for tp in self.assignment())
-        try:
-            await ownership.taken(generation, assigned)
-        except PositionUnusable as error:
-            self.app.end(Ending.UNFIT, "position_unusable", error)
-        except Exception as error:  # noqa: BLE001 - Faust's recovery would end silently, whatever it was
-            self.app.end(Ending.STUCK, "take_over_failed", error)
-        self.app.pipeline_progress.rest(time.monotonic())  # Faust's timers begin after the first take-over
+        await self._take_over(generation, assigned)
         # A repeated call in one generation rewinds: records fetched while the flow was stopped were thrown
         # away, so an early return would lose them.
         if self.app.consumer_generation_id != generation or ownership.generation != generation:
             return
         topic = self.app.pipeline_topic
         await self.seek_wait({TP(topic, p): ownership.expected[p] for p in assigned})
+
+    async def _take_over(self, generation: int, partitions: list[int]) -> None:
+        try:
+            await self.app.pipeline_ownership.taken(generation, partitions)
+        except PositionUnusable as error:
+            self.app.end(Ending.UNFIT, "position_unusable", error)
+        except Exception as error:  # noqa: BLE001 - Faust's recovery would end silently, whatever it was
+            self.app.end(Ending.STUCK, "take_over_failed", error)
+        self.app.pipeline_progress.rest(time.monotonic())  # Faust's timers begin after the first take-over
 
 
 class Transport(driver.Transport):  # type: ignore[misc]  # as above
@@ -150,8 +160,10 @@ def make_app(
         agent_supervisor="mode.CrashingSupervisor",
         consumer_auto_offset_reset="earliest",
         broker_session_timeout=settings.worker_session_timeout_s,
+        # Faust refuses a session longer than a request may take, which is its default otherwise.
+        broker_request_timeout=max(REQUEST_S, settings.worker_session_timeout_s + 10.0),
         broker_heartbeat_interval=max(1.0, settings.worker_session_timeout_s / 3),
-        stream_buffer_maxsize=4096,
+        stream_buffer_maxsize=buffered_messages(settings),
         # A rebalance waits for the batch in hand: without that it would be fenced by our own take-over.
         stream_wait_empty=True,
         env={},  # Faust lets environment variables win over all of these
@@ -174,7 +186,8 @@ def make_app(
     @app.timer(interval=OBSERVE_S)  # type: ignore[untyped-decorator]  # as above
     async def observe() -> None:
         observe_progress(app, meters, progress)
-        sizes = await asyncio.get_running_loop().run_in_executor(ownership.pool, lanes.sizes)
+        # Not in the lanes' pool: a long take-over fills it, and this timer is what says that it goes on.
+        sizes = await asyncio.get_running_loop().run_in_executor(None, lanes.sizes)
         meters.replace("pipeline_index_entries", {str(p): size.entries for p, size in sizes.items()})
         meters.set("pipeline_index_bytes", sum(size.bytes for size in sizes.values()))
 
@@ -192,6 +205,11 @@ def make_app(
         await asyncio.get_running_loop().run_in_executor(None, lanes.advise, dict(ownership.committed))
 
     return app
+
+
+def buffered_messages(settings: Settings) -> int:
+    """Return how many uploads Faust may read ahead: it counts them, so bytes are bounded by the largest."""
+    return max(BUFFERED_LEAST, min(BUFFERED, BUFFERED_BYTES // settings.ingest_body_limit_bytes))
 
 
 def observe_progress(app: App, meters: Meters, progress: Progress) -> None:

@@ -109,6 +109,7 @@ TOPICS = list(load_topics())
 MAY_COME_AGAIN = {
     "media.uploads": "an upload met again is a redelivery, and pending until the worker has seen it",
     "media.days.changed": "a day may be announced as often as it changes",
+    "media.index": "it says what is known, by key; a rebuild writes every entry again",
 }
 
 

@@ -42,3 +42,9 @@ def test_a_service_says_everything_and_then_ends_without_exit_handlers(command: 
     assert done.returncode == code, done.stderr
     if code == 7:
         assert (done.stdout, done.stderr) == ("printed\n", "logged\n")
+
+
+def test_a_closed_standard_output_changes_no_exit_code() -> None:
+    code = "from pipeline.commands.ending import leave; leave(7)"
+    done = subprocess.run(["sh", "-c", f"{sys.executable} -c '{code}' >&-"], check=False, timeout=60)
+    assert done.returncode == 7

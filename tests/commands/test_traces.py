@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,20 @@ def test_a_collector_that_is_away_delays_nothing_that_was_answered(
         assert client.post("/api/v1/downloaded", content=BODY, headers=headers).status_code == 201
         assert settled(tmp_path)["accepted"] == 1
         assert service.stop() == 0
+
+
+def test_a_collector_that_says_nothing_holds_up_the_end_for_a_few_seconds_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.traces.FLUSH_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        traces = open_traces(load({}, otel_endpoint=url), "pipeline-test")
+        with traces.request("/api/v1/downloaded", {}):
+            pass
+        began = time.monotonic()
+        traces.close()
+        assert time.monotonic() - began < 5, "the exporter's own time limit is 10 s"
 
 
 def test_an_endpoint_without_the_extra_is_one_clear_line(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from deploy.probe import is_healthy
 from deploy.servers import free_port
 from deploy.services import PIPELINE, Supervised
 from pipeline.settings import child_environ
@@ -140,6 +142,37 @@ def test_uploads_that_retention_removed_unread_are_counted_and_an_alarm(
     assert [(one["level"], one["topic"], one["partition"], one["offsets"]) for one in lost] == [
         ("error", "media.uploads", place.partition, 2)
     ]
+
+
+def test_a_worker_without_partitions_is_ready_and_one_that_lost_its_own_lets_go_of_them(
+    kafka: LentKafka, tmp_path: Path
+) -> None:
+    ports = [free_port(), free_port()]
+    settings = settings_of(kafka, tmp_path / "data", partitions=1)
+    with made_topics(settings), ExitStack() as running:
+        for number, port in enumerate(ports):
+            serving = child_environ(settings, worker_session_timeout_s=6, worker_port=port)
+            log = tmp_path / f"{number}.log"
+            running.enter_context(Supervised([PIPELINE, "worker"], serving, log))
+            assert await_healthy(f"http://127.0.0.1:{port}/health/ready"), log.read_text()
+        put(settings, [upload(settings, 0)])
+        end = time.monotonic() + 40
+        while settled(settings)["accepted"] != 1:
+            assert time.monotonic() < end
+        for port in ports:
+            assert await_healthy(f"http://127.0.0.1:{port}/health/ready")
+        last = [json.loads((tmp_path / f"{n}.log").read_text().splitlines()[-1]) for n in (0, 1)]
+        assert sorted(line["partitions"] for line in last) == [[], [0]]
+
+
+def await_healthy(url: str, deadline_s: float = 40) -> bool:
+    """Return whether it is answered with 200 before the deadline."""
+    end = time.monotonic() + deadline_s
+    while not is_healthy(url):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 @pytest.mark.parametrize(

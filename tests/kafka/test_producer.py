@@ -13,7 +13,8 @@ from confluent_kafka import KafkaError
 from pipeline.contract.ports import NeverTaken, Unavailable
 from pipeline.contract.record import Record
 from pipeline.contract.topics import load_topics
-from pipeline.kafka.uploads import UploadProducer
+from pipeline.kafka.clients import largest_record_bytes
+from pipeline.kafka.uploads import UploadProducer, queue_bytes
 from pipeline.settings import load
 from pipeline.topology import UPLOADS
 from tests.kafka.mock import MockCluster
@@ -123,7 +124,7 @@ def test_a_broker_that_accepts_but_never_acknowledges_ends_every_store_in_time(
 def test_a_full_queue_is_told_at_once(
     cluster: MockCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.kafka.uploads.QUEUE_KBYTES", 64)
+    monkeypatch.setattr("pipeline.kafka.uploads.queue_bytes", lambda _settings: 64 * 1024)
 
     async def work(producer: UploadProducer) -> None:
         cluster.delay_ms(20_000)
@@ -135,6 +136,12 @@ def test_a_full_queue_is_told_at_once(
         cluster.delay_ms(0)
 
     run(cluster, tmp_path, work)
+
+
+def test_a_record_as_large_as_the_settings_allow_fits_the_queue() -> None:
+    for body_limit_bytes in (4 * 1024 * 1024, 64 * 1024 * 1024):
+        settings = load({}, ingest_body_limit_bytes=body_limit_bytes)
+        assert queue_bytes(settings) > largest_record_bytes(settings) + 1024
 
 
 def test_a_record_that_is_too_large_is_never_taken(cluster: MockCluster, tmp_path: Path) -> None:

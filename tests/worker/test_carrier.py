@@ -14,7 +14,7 @@ from pipeline.contract.record import Record, StoredRecord
 from pipeline.settings import load
 from pipeline.wire.encode import to_media_collection
 from pipeline.worker.carrier import Ending, first_of
-from pipeline.worker.room import Room
+from pipeline.worker.room import TRANSACTIONS, Room
 from tests.stories import story
 from tests.worker.carrying import FakeLanes, Message, Worker, upload
 
@@ -153,6 +153,30 @@ def test_a_partition_that_waits_for_its_commit_holds_up_no_other() -> None:
     worker = Worker(SlowFor3())
     asyncio.run(carry())
     assert [(c.partition, c.next_offset) for c in worker.lanes.commits] == [(4, 1), (4, 2), (3, 1)]
+
+
+def test_a_worker_takes_no_more_than_some_transactions_bytes_in_hand() -> None:
+    class Waiting(FakeLanes):
+        def commit(self, partition: int, records: Any, next_offset: int, hold: object) -> None:
+            assert may_commit.wait(10)
+            super().commit(partition, records, next_offset, hold)
+
+    async def carry() -> None:
+        await worker.ownership.taken(1, [3])
+        await worker.carrier.take([Message(3, offset, upload(offset)) for offset in range(few)], 1)
+        more = asyncio.create_task(worker.carrier.take([Message(3, few, upload(few))], 1))
+        await asyncio.sleep(0.2)
+        assert not more.done(), "it has taken more than four transactions' worth of bytes"
+        may_commit.set()
+        await more
+        await worker.carrier.held_below(1)
+
+    few = 7
+    may_commit = threading.Event()
+    batch_bytes = (few + 1) * len(upload(0)) // TRANSACTIONS
+    worker = Worker(Waiting(), load({}, worker_batch_bytes=batch_bytes))
+    asyncio.run(carry())
+    assert worker.lanes.commits[-1].next_offset == few + 1
 
 
 def test_what_waits_when_the_flow_stops_is_let_go_and_read_again() -> None:

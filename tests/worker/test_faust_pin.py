@@ -18,7 +18,13 @@ from pipeline.metrics import Meters
 from pipeline.settings import load
 from pipeline.stages.datastreams import OPEN_DIRECTORY
 from pipeline.topology import Topology
-from pipeline.worker.faust_worker import TransactionalConsumer, credentials, make_app
+from pipeline.worker.faust_worker import (
+    BUFFERED,
+    BUFFERED_LEAST,
+    TransactionalConsumer,
+    credentials,
+    make_app,
+)
 from pipeline.worker.progress import Progress
 from tests.fakes import FakeSchemaIds
 from tests.worker.carrying import FakeLanes
@@ -29,7 +35,16 @@ def test_faust_is_the_version_that_was_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["commit", "ack", "verify_event_path", "perform_seek", "seek_wait", "highwater"]
+    "name",
+    [
+        "commit",
+        "ack",
+        "verify_event_path",
+        "on_partitions_assigned",
+        "perform_seek",
+        "seek_wait",
+        "highwater",
+    ],
 )
 def test_the_methods_that_are_overridden_or_called_are_there(name: str) -> None:
     assert callable(getattr(driver.Consumer, name))
@@ -75,12 +90,28 @@ def test_no_environment_variable_changes_what_was_measured(monkeypatch: pytest.M
     given = {"STREAM_WAIT_EMPTY": "0", "STREAM_BUFFER_MAXSIZE": "7", "CONSUMER_AUTO_OFFSET_RESET": "latest"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    settings = load({}, kafka_bootstrap="127.0.0.1:1")
+    conf = conf_of()
+    assert conf.stream_wait_empty is True
+    assert (conf.stream_buffer_maxsize, conf.consumer_auto_offset_reset) == (512, "earliest")
+
+
+@pytest.mark.parametrize("session_timeout_s", [1, 300])
+def test_every_session_timeout_that_the_settings_allow_is_one_for_faust(session_timeout_s: int) -> None:
+    assert conf_of(worker_session_timeout_s=session_timeout_s).broker_session_timeout == session_timeout_s
+
+
+def test_faust_reads_ahead_so_much_that_the_largest_bodies_fit_the_memory() -> None:
+    assert conf_of(ingest_body_limit_bytes=1024).stream_buffer_maxsize == BUFFERED
+    assert conf_of(ingest_body_limit_bytes=16 * 1024 * 1024).stream_buffer_maxsize == 128
+    assert conf_of(ingest_body_limit_bytes=64 * 1024 * 1024).stream_buffer_maxsize == BUFFERED_LEAST
+
+
+def conf_of(**given: Any) -> Any:
+    """Return Faust's settings of a worker with these settings."""
+    settings = load({}, kafka_bootstrap="127.0.0.1:1", **given)
     topology = Topology(Codec(FakeSchemaIds()), load_topics(), OPEN_DIRECTORY)
     lanes: Any = FakeLanes()
-    conf = make_app(settings, topology, lanes, Meters(), Progress(10)).conf
-    assert conf.stream_wait_empty is True
-    assert (conf.stream_buffer_maxsize, conf.consumer_auto_offset_reset) == (4096, "earliest")
+    return make_app(settings, topology, lanes, Meters(), Progress(10)).conf
 
 
 def test_a_rebalance_waits_for_the_batch_in_hand() -> None:
