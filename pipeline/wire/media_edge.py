@@ -65,11 +65,15 @@ def split(body: bytes) -> tuple[bytes, ...]:
     if len(events) > MOST_ITEMS:
         message = f"has {len(events)} items, {MOST_ITEMS} are allowed: send them in several requests"
         raise Rejected((Problem("$.events", "too_many_items", message),))
+    sent = bytes(_PARTS.decode(body)["events"])
     if body.count(b'"events"') != 1 or b"\\u" in body:  # a key may be written with escapes
         twice = duplicate_key(body, count_keys(request))
-        if twice is not None:
-            raise Rejected((_stands_twice(twice),))
-    return tuple(bytes(item) for item in _ITEMS.decode(_PARTS.decode(body)["events"]))
+    else:  # what is inside an item is looked into with the item
+        around = body.replace(sent, b"[]", 1)
+        twice = duplicate_key(around, count_keys({**request, "events": []}))
+    if twice is not None:
+        raise Rejected((_stands_twice(twice),))
+    return tuple(bytes(item) for item in _ITEMS.decode(sent))
 
 
 def _stands_twice(way: tuple[str | int, ...]) -> Problem:

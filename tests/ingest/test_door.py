@@ -248,6 +248,19 @@ def test_a_key_that_stands_twice_is_named_with_its_place(door: Asked) -> None:
     assert detail["name"] == "$.xdm.mediaDownloadedEvents[0].mediaCollection.playhead"
 
 
+@pytest.mark.parametrize("around", [b'"meta":1,"meta":{"a":2},', b'"meta":{"a":1,"a":2},'])
+def test_an_edge_request_with_a_key_twice_beside_its_items_is_refused_whole(
+    door: Asked, around: bytes
+) -> None:
+    item = to_media_edge(story("0 start, 9 end"))
+    for fine in (b"", b'"meta":{"a":1},"more":[{"a":1}],'):
+        body = b"{" + fine + b'"events": [' + item + b', {"a":1,"a":2} ]}'
+        assert door.post(body, receive.EDGE + "?configId=any").status_code == 207
+    answer = door.post(b"{" + around + b'"events":[' + item + b"]}", receive.EDGE + "?configId=any")
+    assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[1]) == (400, "EXEG-0101-400")
+    assert door.uploads()[-1]["reason"] == "invalid"
+
+
 @pytest.mark.parametrize("key", [b"events", b"\\u0065vents"])
 def test_sessions_cannot_hide_behind_a_second_list_of_events(door: Asked, key: bytes) -> None:
     item = to_media_edge(story("0 start, 9 end"))

@@ -217,3 +217,17 @@ def test_all_problems_of_a_body_are_reported_in_order() -> None:
         (1, "/1/playerTime/ts", "type"),
         (3, "/3/params/media.ad.length", "type"),
     ]
+
+
+@pytest.mark.parametrize("kind", ["stateStart", "stateEnd"])
+def test_lists_of_states_are_documented_of_states_updates_only(kind: str) -> None:
+    body = copy.deepcopy(GOOD)
+    params = {"media.state.name": "mute", "statesStart": [{"anything": [1, 2]}], "statesEnd": 5}
+    body.insert(1, {"eventType": kind, "playerTime": body[0]["playerTime"], "params": params})
+    sent = json.dumps(body).encode()
+    session = media_collection.decode(sent, "/api/v1/downloaded")
+    assert "unknown_param" in session.flags
+    assert session.events[1].unknown == {"params": {k: params[k] for k in ("statesStart", "statesEnd")}}
+    with pytest.raises(Rejected) as refused:
+        media_collection.decode(sent, "/api/v1/downloaded", strict=True)
+    assert [problem.rule for problem in refused.value.problems] == ["additionalProperties"] * 2
