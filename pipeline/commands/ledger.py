@@ -16,12 +16,12 @@ from pipeline.commands.home import Home, opened_home
 from pipeline.commands.records import read_all
 from pipeline.commands.show import line
 from pipeline.contract.codec import Undecodable
+from pipeline.contract.positions import INDEX, UPLOADS, position_key
 from pipeline.contract.record import StoredRecord
 from pipeline.contract.topics import load_topics
 from pipeline.settings import Settings
 from pipeline.stages.ledger import HOUR_MS, Entry, Ledger, Partition, balance
 from pipeline.stages.prepare import id_of_undecodable
-from pipeline.topology import UPLOADS
 
 POSITION: Final = "position"
 
@@ -41,12 +41,7 @@ def read_ledger(home: Home, now_ms: int) -> Ledger:
     """Return the ledger of everything that all topics still hold."""
     topics = load_topics()
     kept_ms = min(topic.retention_ms for topic in topics.values() if topic.retention_ms)
-    entries = [_entry(stored, home) for topic in topics for stored in read_all(home, topic, {})]
-    positions = {
-        int(str(e.value["source_partition"])): int(str(e.value["next_offset"]))
-        for e in entries
-        if e.topic == "media.index" and e.value.get("kind") == POSITION
-    }
+    positions = _positions(home)
     uploads = {
         partition: Partition(
             home.reader.first_offset(UPLOADS, partition),
@@ -55,6 +50,8 @@ def read_ledger(home: Home, now_ms: int) -> Ledger:
         )
         for partition in range(home.reader.partitions(UPLOADS))
     }
+    # One by one: all of them at once would be 42 KB of memory for each session.
+    entries = (entry for topic in topics for entry in entries_of(home, topic))
     # An hour of margin: what retention is removing at this moment must not look like a loss.
     return balance(entries, uploads, since_ms=now_ms - kept_ms + HOUR_MS)
 
@@ -96,6 +93,17 @@ def as_table(found: Ledger) -> Group:
     for check in off:
         faults.add_row(check.name, str(check.expected), str(check.found))
     return Group(totals, faults)
+
+
+def _positions(home: Home) -> dict[int, int]:
+    """Return the next offset of each partition of uploads that has one."""
+    keys = {position_key(partition) for partition in range(home.reader.partitions(UPLOADS))}
+    said = (_entry(stored, home).value for stored in read_all(home, INDEX, {}) if stored.key in keys)
+    return {
+        int(str(value["source_partition"])): int(str(value["next_offset"]))
+        for value in said
+        if value.get("kind") == POSITION
+    }
 
 
 def _entry(stored: StoredRecord, home: Home) -> Entry:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Final
 
 from confluent_kafka.admin import AdminClient
 
 from pipeline.contract.codec import Codec
 from pipeline.contract.partition import partition_of
+from pipeline.contract.ports import Fenced
 from pipeline.contract.positions import INDEX, UPLOADS, rebuilt_record
 from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.records import IndexEntry, MediaSession, Outcome
@@ -24,7 +26,7 @@ from pipeline.kafka import admin, takeover
 from pipeline.kafka.clients import client_config, quiet
 from pipeline.kafka.lanes import Lanes
 from pipeline.kafka.reader import KafkaReader
-from pipeline.settings import Settings
+from pipeline.settings import SettingError, Settings
 from pipeline.stages.judge import session_key, upload_key
 
 SESSIONS: Final = "media.sessions"
@@ -35,15 +37,15 @@ _NO_MARKS: Final[Mapping[int, Sequence[Record]]] = {}
 
 
 def adopt(settings: Settings, codec: Codec, topics: Mapping[str, Topic]) -> Mapping[int, int]:
-    """Set every position to the first offset of the present topic of uploads; return them."""
+    """Set every position to the first offset of the present topic of uploads; return them.
+
+    Raises `SettingError` when a worker runs, or starts meanwhile.
+    """
     admin.require_no_workers(settings)
-    lanes = Lanes(settings, codec, topics)
-    try:
+    with _alone(Lanes(settings, codec, topics)) as lanes:
         starts = _first_offsets(settings, topics)
         _set_positions(lanes, starts)
         return starts
-    finally:
-        lanes.close()
 
 
 def rebuild(
@@ -57,14 +59,14 @@ def rebuild(
 
     `taken` hears of entries as they are committed. Until the end the positions say that the index is
     unfinished, so that no worker goes on from it; it may be run again at any time. All uploads that their
-    topic still has are read again afterwards, and known.
+    topic still has are read again afterwards, and known. Raises `SettingError` when a worker runs, or starts
+    meanwhile.
     """
     admin.require_no_workers(settings)
-    lanes = Lanes(settings, codec, topics, source=takeover.UNFINISHED, is_lost=True)
     waiting: dict[int, list[Record]] = defaultdict(list)
     entries = 0
     starts = _first_offsets(settings, topics)
-    try:
+    with _alone(Lanes(settings, codec, topics, source=takeover.UNFINISHED, is_lost=True)) as lanes:
         marks = {partition: (rebuilt_record(codec, partition, now_ms),) for partition in starts}
         _set_positions(lanes, dict.fromkeys(starts, 0), marks)
         for record in _entries(settings, codec, topics[UPLOADS].partitions, now_ms):
@@ -77,10 +79,22 @@ def rebuild(
             lanes.commit(partition, records, 0)
             entries += len(records)
             taken(len(records))
-    finally:
-        lanes.close()
     adopt(settings, codec, topics)
     return entries
+
+
+@contextmanager
+def _alone(lanes: Lanes) -> Iterator[Lanes]:
+    """Close the lanes at the end; a worker that started, and so fenced them, is one line for the user."""
+    try:
+        yield lanes
+    except Fenced as error:
+        raise SettingError(
+            f"a worker of this group took a partition over meanwhile ({error}): stop all workers, and run "
+            "it again"
+        ) from None
+    finally:
+        lanes.close()
 
 
 def _set_positions(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -31,7 +31,8 @@ class KafkaReader:
     """Reads committed records; offsets have gaps where transactions put their markers.
 
     The end offsets of all partitions are taken once per topic and kept until `refresh`, so that a
-    reading ends although more is written meanwhile. It is no snapshot over topics.
+    reading ends although more is written meanwhile. It is no snapshot over topics. What retention removes
+    while it is read is left out, and only that.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -93,35 +94,53 @@ class KafkaReader:
         Records of one partition are in order; partitions are mixed as they arrive.
         """
         places = {p: at for p, at in positions.items() if at < self.end_offset(topic, p)}
-        self._consumer.assign([TopicPartition(self._prefix + topic, p, at) for p, at in places.items()])
-        waiting = set(places)
-        last_progress = time.monotonic()
-        while waiting:
+        self._assign(topic, places)
+        waited_s = 0.0
+        while places:
+            asked_at = time.monotonic()
             messages = self._consumer.consume(BATCH, POLL_S)
-            if messages:
-                last_progress = time.monotonic()
-            elif time.monotonic() - last_progress > REACH_DEADLINE_S:
-                raise unreachable(self._settings, f"{topic} {sorted(waiting)} give nothing and have no end")
+            # Only this wait counts: whoever takes the records may be busy with each of them for long.
+            waited_s += time.monotonic() - asked_at
+            if not messages and waited_s > REACH_DEADLINE_S:
+                raise unreachable(self._settings, f"{topic} {sorted(places)} give nothing and have no end")
+            overtaken: set[int] = set()
             for message in messages:
-                partition = message.partition()
-                error = message.error()
+                partition, error = message.partition(), message.error()
                 if error is None:
-                    if partition in waiting:
+                    waited_s = 0.0
+                    if partition in places:
+                        places[partition] = message.offset() + 1
                         yield _stored(topic, message)
-                # The second is an offset that retention has just removed: nothing is there any more.
-                elif error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):  # noqa: SLF001 - the library's public names
-                    waiting.discard(partition)
+                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's public name
+                    waited_s = 0.0
+                    places.pop(partition, None)
+                elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - as above
+                    overtaken.add(partition)
                 else:
                     raise SettingError(f"can't read {topic}: {error}")
+            if overtaken := overtaken & places.keys():
+                self._pass_over_removed(topic, places, overtaken)
+                self._assign(topic, places)
+
+    def _assign(self, topic: str, places: Mapping[int, int]) -> None:
+        self._consumer.assign([TopicPartition(self._prefix + topic, p, at) for p, at in places.items()])
+
+    def _pass_over_removed(self, topic: str, places: dict[int, int], overtaken: Collection[int]) -> None:
+        """Let places whose offset is gone go on at the oldest record that is left, and drop those without."""
+        for partition, (first, end) in self._ask_bounds(topic, overtaken).items():
+            places[partition] = max(places[partition], first)
+            if places[partition] >= end:
+                del places[partition]
 
     def _bounds_of(self, topic: str, partition: int) -> tuple[int, int]:
         if (topic, partition) not in self._bounds:
-            self._ask_bounds(topic)
+            asked = self._ask_bounds(topic, range(self.partitions(topic)))
+            self._bounds |= {(topic, p): bounds for p, bounds in asked.items()}
         return self._bounds[topic, partition]
 
-    def _ask_bounds(self, topic: str) -> None:
-        """Take first and end offset of all partitions; those that have no leader yet are asked again."""
-        places = [TopicPartition(self._prefix + topic, p) for p in range(self.partitions(topic))]
+    def _ask_bounds(self, topic: str, partitions: Collection[int]) -> dict[int, tuple[int, int]]:
+        """Return first and end offsets as they are now; partitions without leader are asked again."""
+        places = [TopicPartition(self._prefix + topic, p) for p in partitions]
         end = time.monotonic() + REACH_DEADLINE_S
         while True:
             try:
@@ -133,8 +152,7 @@ class KafkaReader:
                     raise unreachable(self._settings, error) from None
                 time.sleep(RETRY_S)
             else:
-                self._bounds |= {(topic, p): (low[p], high[p]) for p in low}
-                return
+                return {p: (low[p], high[p]) for p in low}
 
     def _offsets(self, places: Sequence[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
         asked = self._admin.list_offsets(dict.fromkeys(places, spec), request_timeout=REACH_DEADLINE_S)

@@ -60,6 +60,6 @@ def test_each_record_is_counted_before_the_next_one_is_read(monkeypatch: pytest.
         return uploads, taken
 
     monkeypatch.setattr(ledger, "balance", balanced)
-    found = ledger.read_ledger(Home(reader, codec), NOW_MS)
+    found: object = ledger.read_ledger(Home(reader, codec), NOW_MS)
     assert found == ({0: (0, RECORDS, RECORDS - 1)}, 2 * RECORDS)
     assert ahead == {0}

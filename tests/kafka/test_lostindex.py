@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -18,8 +19,9 @@ from pipeline.contract.topics import load_topics
 from pipeline.kafka import mend
 from pipeline.kafka.indexstore import IndexStore, make_cache
 from pipeline.kafka.lanes import Lanes
+from pipeline.kafka.transactions import Transactions
 from pipeline.session.model import Visitor
-from pipeline.settings import Settings
+from pipeline.settings import SettingError, Settings
 from pipeline.stages.datastreams import OPEN_DIRECTORY
 from pipeline.stages.judge import session_key
 from pipeline.stages.receive import DOWNLOADED, Request
@@ -153,3 +155,33 @@ def test_a_store_that_is_ahead_of_its_topic_is_kept_until_a_rebuild(
     assert again.take_over(1) == 0
     assert key in again.known(1, [key])
     again.close()
+
+
+@pytest.mark.parametrize(
+    "mended",
+    [
+        lambda settings: mend.adopt(settings, CODEC, TOPICS),
+        lambda settings: mend.rebuild(settings, CODEC, TOPICS, NOW_MS),
+    ],
+    ids=["adopt", "rebuild"],
+)
+def test_a_worker_that_starts_meanwhile_stops_it_with_one_line(
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mended: Callable[[Settings], object],
+) -> None:
+    commit = Lanes.commit
+
+    def overtaken(lanes: Lanes, partition: int, *rest: Any) -> None:
+        Transactions(settings, f"{settings.worker_group}-{partition}")
+        commit(lanes, partition, *rest)
+
+    monkeypatch.setattr(Lanes, "commit", overtaken)
+    with pytest.raises(SettingError, match="stop all workers, and run it again"):
+        mended(settings)
+    monkeypatch.undo()
+    mended(settings)
+    worker = lanes_at(settings, tmp_path / "b")
+    assert worker.take_over(1) == 0
+    worker.close()

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from pipeline.contract.codec import Codec
 from pipeline.contract.partition import partition_of
@@ -205,6 +207,32 @@ def test_an_entry_that_got_lost_on_the_way_is_found(
     monkeypatch.setattr(migration._Lane, "commit", lambda lane, records: commit(lane, records[1:]))
     with pytest.raises(NotVerified):
         deployment.migrate()
+
+
+def test_entries_that_retention_removes_while_they_are_read_are_missed(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = next(
+        r.partition for r in deployment.stored(deployment.old, INDEX) if r.key[:8] == b"session:"
+    )
+    index_starts = migration._Migration._index_starts
+
+    def removed_after(migrating: migration._Migration) -> list[int]:
+        starts = index_starts(migrating)
+        remove_all(deployment.old, INDEX, partition)
+        return starts
+
+    monkeypatch.setattr(migration._Migration, "_index_starts", removed_after)
+    with pytest.raises(SettingError, match=r"retention removed entries .* run it again"):
+        deployment.migrate()
+    assert deployment.stored(deployment.new, INDEX) == []
+
+
+def remove_all(settings: Settings, topic: str, partition: int) -> None:
+    """Remove all records of a partition, as retention does."""
+    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    place = TopicPartition(settings.kafka_topic_prefix + topic, partition, -1)
+    client.delete_records([place])[place].result(20)
 
 
 def test_as_a_person_runs_it_with_the_services(kafka: LentKafka, tmp_path: Path) -> None:
