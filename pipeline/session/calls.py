@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from pipeline.session.custom import (
+    OPT_OUTS,
     SURELY_SHORT,
     Custom,
     analytics_custom,
@@ -90,7 +91,10 @@ def analytics_calls(
 
     def custom(own: Custom | None = None) -> dict[str, str]:
         narrower = analytics_custom(own, session, datastream, flags)
-        return merged_without_case(of_upload, of_session, narrower)
+        merged = merged_without_case(of_upload, of_session, narrower)
+        if repeated.keys().isdisjoint(OPT_OUTS):
+            return merged
+        return {name: value for name, value in merged.items() if name.lower() not in repeated}
 
     of_upload = analytics_custom(session.context_data, session, datastream, flags)
     of_session = analytics_custom(session.events[0].custom_metadata, session, datastream, flags)

@@ -24,6 +24,9 @@ SURELY_SHORT: Final = VARIABLE_LIMIT_BYTES // _MOST_BYTES_OF_A_CHARACTER
 _TENANT: Final = re.compile(r"_[a-zA-Z0-9]+\.(?=.)")
 _KEY: Final = re.compile(r"[a-zA-Z0-9_.]+")
 
+OPT_OUTS: Final = frozenset({"cm.ssf", "opt.dmp", "opt.oos"})
+"""The privacy opt-outs: standard variables, too, which nothing may push out or contradict."""
+
 Custom = Mapping[str, str]
 _NONE: Final[Custom] = {}
 
@@ -92,7 +95,7 @@ def within_context_limit(context: Mapping[str, str]) -> Mapping[str, str]:
         return context
     kept: dict[str, str] = {}
     room = CONTEXT_LIMIT_BYTES
-    for name in sorted(context, key=lambda name: not name.startswith("a.")):
+    for name in sorted(context, key=lambda name: not (name.startswith("a.") or name in OPT_OUTS)):
         size = len(name.encode("utf-8", "replace")) + len(context[name].encode("utf-8", "replace")) + 2
         if size <= room:
             kept[name] = context[name]

@@ -41,6 +41,8 @@ LONG_GAP_MS: Final = 10 * 60_000
 LONG_IDLE_MS: Final = 30 * 60_000
 LONG_SESSION_MS: Final = 24 * 3_600_000
 STREAM_S: Final = 1_800
+LEAST_LENGTH_S: Final = 0.001
+"""A shorter length is none: what is divided by it could be infinite."""
 STALL_EVENTS: Final = 3
 
 
@@ -429,7 +431,7 @@ class Walk:
             media_time_spent_ms=total_ms,
             unique_time_played_ms=self.spans.unique_ms(),
             average_minute_audience=(
-                seconds(self._content_ms) / self._length_s if self._length_s > 0 else None
+                seconds(self._content_ms) / self._length_s if self._length_s >= LEAST_LENGTH_S else None
             ),
             estimated_streams=seconds(total_ms) // STREAM_S + 1,
             progress_markers=(self.spans.markers(self._length_s, rules.marker_rule) if self._played else ()),

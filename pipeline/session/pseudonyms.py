@@ -36,6 +36,7 @@ def pseudonymised(visitor: Visitor, fields: Collection[str], key: bytes) -> Visi
         ecid=of("ecid", visitor.ecid, ecid),
         aid=of("aid", visitor.aid, hashed),
         vid=of("vid", visitor.vid, hashed),
+        app_installation_id=of("ecid", visitor.app_installation_id, hashed),  # a generated ECID is made of it
         identities=tuple(
             one._replace(id=of("ecid", one.id, ecid) or "")
             if one.namespace.upper() == "ECID"

@@ -26,13 +26,12 @@ def time_ledger(
         flags.add("clock_ahead")
         if viewing.ended_at_ms > received_at_ms + FUTURE_MS:
             flags.add("future_ts")
-    if viewing.started_at_ms < CLOCK_SET_MS:
+    if min([event.occurred_at_ms for event in viewing.events]) < CLOCK_SET_MS:
         flags.add("clock_not_set")
     skew_ms = None if session.sent_at_ms is None else received_at_ms - session.sent_at_ms
     if skew_ms is not None and abs(skew_ms) > SKEW_MS:
         flags.add("skew_suspected")
-    zone = _zone(datastream.time_zone)
-    day = _day(viewing.started_at_ms, zone)
+    day = day_of(viewing.started_at_ms, datastream)
     return TimeLedger(
         started_at_ms=viewing.started_at_ms,
         ended_at_ms=viewing.ended_at_ms,
@@ -40,13 +39,15 @@ def time_ledger(
         sent_at_ms=session.sent_at_ms,
         lateness_ms=received_at_ms - viewing.ended_at_ms,
         viewing_day=day,
-        is_late_day=_day(received_at_ms, zone) > day,
+        is_late_day=day_of(received_at_ms, datastream) > day,
         skew_ms=skew_ms,
         flags=frozenset(flags),
     )
 
 
-def _day(at_ms: int, zone: ZoneInfo) -> str:
+def day_of(at_ms: int, datastream: Datastream) -> str:
+    """Return the day of this moment where the datastream counts its days, as an ISO date."""
+    zone = _zone(datastream.time_zone)
     moment = _EPOCH + timedelta(milliseconds=at_ms)
     try:
         return moment.astimezone(zone).date().isoformat()

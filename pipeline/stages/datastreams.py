@@ -79,7 +79,9 @@ OPTIONS: Final[dict[str, Option]] = {
     "pseudonymise": Option(
         list,
         f"Visitor fields that outputs hold as a keyed hash: {', '.join(sorted(PSEUDONYMISED))}; "
-        "needs `PIPELINE_PSEUDONYM_KEY`.",
+        "needs `PIPELINE_PSEUDONYM_KEY`. An ECID that is generated is made of such a hash then, and members "
+        "that no API documents are left out of outputs. `visitor_key` stays a hash without key, which links "
+        "the sessions of a visitor.",
     ),
 }
 

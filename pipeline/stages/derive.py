@@ -12,7 +12,7 @@ from pipeline.contract.codec import AvroRecord
 from pipeline.session.calls import analytics_calls
 from pipeline.session.measure import measure
 from pipeline.session.rows import reporting_rows
-from pipeline.session.timeledger import time_ledger
+from pipeline.session.timeledger import day_of, time_ledger
 from pipeline.stages.prepare import Identified, Prepared
 from pipeline.stages.records_of import (
     REVISION,
@@ -82,7 +82,7 @@ def laid_out(step: Prepared, derived: Derived, now_ms: int) -> tuple[Output, ...
         Output(REPORTING, key, record) for record in row_records(identified, upload, derived.rows, visitor)
     ]
     day_key = None
-    if derived.times.is_late_day:
+    if _changes_a_past_day(identified, upload, derived, now_ms):
         day_key = f"{identified.datastream.id}:{derived.times.viewing_day}"
         day = r.DayChanged(
             identified.datastream.id, derived.times.viewing_day, now_ms, session_id, upload.replay_id
@@ -91,6 +91,12 @@ def laid_out(step: Prepared, derived: Derived, now_ms: int) -> tuple[Output, ...
     outputs.append(_outcome(step, identified, upload, derived, day_key, now_ms))
     outputs.append(Output(INDEX, b"session:" + key, _index_entry(step, identified, upload, now_ms)))
     return tuple(outputs)
+
+
+def _changes_a_past_day(identified: Identified, upload: r.Upload, derived: Derived, now_ms: int) -> bool:
+    """Return whether reports of that day may be made already: by a replay, or a wait on the way, too."""
+    is_past = day_of(now_ms, identified.datastream) > derived.times.viewing_day
+    return derived.times.is_late_day or is_past or upload.replay_id is not None
 
 
 def _outcome(

@@ -113,11 +113,15 @@ def _identified(upload: Upload, directory: Directory) -> Identified | Refusal:
 
 
 def outward(session: Session, datastream: Datastream, directory: Directory) -> Session:
-    """Return the session as outputs show it: with pseudonyms where the datastream wants them."""
+    """Return the session as outputs show it: with pseudonyms where the datastream wants them.
+
+    What no API documents may name a person in any place: it is left out then, but for its flag.
+    """
     if not datastream.pseudonymise:
         return session
     hidden = pseudonymised(session.visitor, datastream.pseudonymise, directory.pseudonym_key)
-    return session._replace(visitor=hidden)
+    events = tuple([event._replace(unknown=None) for event in session.events])
+    return session._replace(visitor=hidden, events=events)
 
 
 def _decoded(upload: Upload, datastream: Datastream) -> Session:

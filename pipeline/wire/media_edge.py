@@ -355,7 +355,8 @@ class _Reader:
                             identity.get("primary") is True,
                         )
                     )
-        primary = next((i for i in identities if i.primary), None)
+        # Of several the order of the map, which a retry need not keep, must not decide.
+        primary = min((i for i in identities if i.primary), key=lambda i: (i.namespace, i.id), default=None)
         ecid = next((i.id for i in identities if i.namespace == "ECID"), None)
         return Visitor(
             ecid=ecid,

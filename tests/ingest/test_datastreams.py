@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pipeline.contract.codec import Codec
@@ -248,6 +250,24 @@ def test_pseudonyms_are_in_every_output_and_change_no_identity() -> None:
     assert seen[False][0] == seen[True][0]
     assert [person for person in people if person not in seen[False][1]] == []
     assert [person for person in people if person in seen[True][1]] == []
+
+
+def test_a_generated_ecid_depends_on_the_key_and_unknown_members_are_left_out() -> None:
+    session = story("0 start, 9 end")._replace(visitor=Visitor(app_installation_id="an-installation"))
+    sent = json.loads(to_media_collection(session))
+    sent[0]["params"]["my.email"] = "alice@example.com"
+    found = set()
+    for key in (b"one", b"another"):
+        codec = Codec(FakeSchemaIds())
+        hidden = parse_datastreams('[datastream.film]\npseudonymise = ["ecid"]\n', key)
+        pipeline = make_pipeline(FakeLog(position_maker(codec)), codec, hidden)
+        assert pipeline.send(json.dumps(sent).encode()).status == 201
+        pipeline.carry()
+        (outward,) = pipeline.values("media.sessions")
+        assert "unknown_param" in str(outward["flags"])
+        found.add(str(outward["visitor"]))
+        assert "alice" not in repr(pipeline.values("media.events"))
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from pipeline.session.calls import analytics_calls
-from pipeline.session.custom import CONTEXT_LIMIT_BYTES
+from pipeline.session.custom import CONTEXT_LIMIT_BYTES, OPT_OUTS
 from pipeline.session.datastream import OPEN_DATASTREAM, Datastream, Rules, VidRule
 from pipeline.session.measure import measure
 from pipeline.session.model import Call, Form, Identity, Session, Visitor
@@ -145,6 +145,26 @@ def test_opt_outs_become_their_variables() -> None:
     call = calls_of(session._replace(routing=routing))[0]
     context = call.context
     assert (context["opt.dmp"], context["opt.oos"], context["cm.ssf"]) == ("N", "1", "1")
+
+
+def test_custom_values_neither_push_out_nor_contradict_an_opt_out() -> None:
+    session = story("0 start, 9 end")
+    custom = {"CM.SSF": "0", "Opt.Dmp": "Y"} | {f"key{n}": "x" * 60 for n in range(600)}
+    start = session.events[0]._replace(custom_metadata=custom)
+    session = session._replace(events=(start, *session.events[1:]))
+    routing = session.routing._replace(opt_out_forwarding=True, opt_out_share=True)
+    for call in calls_of(session._replace(routing=routing)):
+        found = {name: value for name, value in call.context.items() if name.lower() in OPT_OUTS}
+        assert found == {"opt.dmp": "N", "opt.oos": "1", "cm.ssf": "1"}, call.call
+        assert "context_truncated" in call.flags
+    for call in calls_of(session):  # nobody has opted out: what the app says of it is the app's
+        assert (call.context["CM.SSF"], call.context["Opt.Dmp"]) == ("0", "Y")
+
+
+def test_an_audience_is_never_infinite() -> None:
+    for length, audience in ((1e-320, False), (0.001, True)):
+        close = calls_of(story("0 start, 0 play, 9 end", length=length))[-1]
+        assert ("a.media.averageMinuteAudience" in close.context) is audience
 
 
 def test_the_tenant_of_an_edge_name_is_cut_without_being_told() -> None:

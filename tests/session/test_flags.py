@@ -118,6 +118,11 @@ def test_a_doubt_of_the_upload_becomes_its_flag(flag: str) -> None:
     assert flag in OTHERS[flag]()
 
 
+def test_a_clock_that_is_not_set_is_seen_inside_a_session_too() -> None:
+    text = "0 start, 5 ping, -1699990000 ping, 9 end"
+    assert {"clock_not_set", "clock_regression"} <= flags_of(story(text))
+
+
 def test_a_session_without_doubts_has_no_flags() -> None:
     assert flags_of(NOW) == frozenset()
     assert of_media_collection(lambda body: None) == frozenset()

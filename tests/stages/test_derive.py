@@ -31,7 +31,12 @@ def body_of(session: Session, form: Form) -> bytes:
 
 
 def records_of(
-    body: bytes, form: Form, received_at_ms: int = BASE_MS + 60_000, directory: Directory = OPEN_DIRECTORY
+    body: bytes,
+    form: Form,
+    received_at_ms: int = BASE_MS + 60_000,
+    directory: Directory = OPEN_DIRECTORY,
+    waits_ms: int = 1_000,
+    replay_id: str | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Return every record that one upload gives, by topic: one commit."""
     codec = Codec(FakeSchemaIds())
@@ -40,10 +45,12 @@ def records_of(
     request = Request(path, body, received_at_ms, "request", config_id="default")
     reception = topology.receive(request, lambda: "upload")
     assert reception.answer.status in (200, 201), reception.answer
-    (upload,) = topology.upload_records(reception)
+    (keyed,) = reception.uploads
+    keyed = keyed._replace(value=keyed.value._replace(replay_id=replay_id))
+    (upload,) = topology.upload_records(reception._replace(uploads=(keyed,)))
     stored = StoredRecord(upload.topic, 0, 0, upload.key, upload.value, upload.timestamp_ms)
     found: dict[str, list[dict[str, Any]]] = {}
-    for record in topology.process([stored], lambda keys: {}, received_at_ms + 1_000).records:
+    for record in topology.process([stored], lambda keys: {}, received_at_ms + waits_ms).records:
         found.setdefault(record.topic, []).append(codec.decode(record.value))
     return found
 
@@ -102,6 +109,18 @@ def test_a_day_that_had_ended_is_announced_in_the_same_commit(form: Form) -> Non
     in_time = records_of(body, form, BASE_MS + 60_000)
     assert "media.days.changed" not in in_time
     assert in_time["media.outcomes"][0]["day_changed"] is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_day_that_ended_on_the_way_or_is_changed_by_a_replay_is_announced(form: Form) -> None:
+    body = body_of(story("0 start, 50 end", form=form), form)
+    waited = records_of(body, form, waits_ms=DAY_MS)
+    replayed = records_of(body, form, replay_id="replay-1")
+    for found, replay_id in ((waited, None), (replayed, "replay-1")):
+        (day,) = found["media.days.changed"]
+        assert (day["viewing_day"], day["replay_id"]) == ("2023-11-14", replay_id)
+        assert found["media.outcomes"][0]["day_changed"] == "default:2023-11-14"
+        assert found["media.sessions"][0]["time_ledger"]["is_late_day"] is False, "it was received in time"
 
 
 def test_a_zone_decides_which_day_is_announced() -> None:

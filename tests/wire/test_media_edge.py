@@ -56,6 +56,13 @@ def answered(*items: dict[str, Any], datastream: Datastream) -> tuple[int, Any, 
     return reception.answer.status, json.loads(reception.answer.body), len(reception.uploads)
 
 
+@pytest.mark.parametrize("namespaces", [("crm", "email"), ("email", "crm")])
+def test_of_several_primary_identities_their_order_does_not_decide(namespaces: tuple[str, str]) -> None:
+    given = {name: [{"id": f"someone-{name}", "primary": True}] for name in namespaces}
+    session = decoded(lambda item: item["xdm"].update(identityMap=given))
+    assert session.visitor.key_value == "crm:someone-crm"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
