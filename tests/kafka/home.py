@@ -51,6 +51,13 @@ def settings_of(kafka: Brokers, data_dir: Path, **more: Any) -> Settings:
     return load({}, **given | more)
 
 
+def remove_records(settings: Settings, topic: str, partition: int, before: int = -1) -> int:
+    """Remove the records before this offset (-1: all), as retention does; return the first one's now."""
+    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+    place = TopicPartition(settings.kafka_topic_prefix + topic, partition, before)
+    return int(client.delete_records([place])[place].result(20).low_watermark)
+
+
 @contextmanager
 def made_topics(settings: Settings, topics: Mapping[str, Topic] | None = None) -> Iterator[None]:
     """Make the topics under the settings' prefix, and delete them afterwards."""

@@ -45,9 +45,9 @@ def command(settings: Settings, *arguments: str, root: Path = ROOT) -> subproces
 
     This one's runs in this process, one at a time; another's as a process of its own.
     """
-    program, env = started_from(root, settings)
     if root == ROOT:
         return called(arguments, environ(settings))
+    program, env = started_from(root, settings)
     return subprocess.run(
         [*program, *arguments], capture_output=True, cwd=root, env=env, timeout=180, check=False
     )

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from pipeline.contract.codec import Codec
 from pipeline.contract.ports import PositionUnusable
@@ -28,7 +26,7 @@ from pipeline.stages.receive import DOWNLOADED, Request
 from pipeline.topology import Topology
 from pipeline.wire.encode import to_media_collection
 from tests.fakes import FakeSchemaIds
-from tests.kafka.home import made_topics, settings_of
+from tests.kafka.home import made_topics, remove_records, settings_of
 from tests.lender import LentKafka
 from tests.stories import story
 
@@ -75,10 +73,8 @@ def lanes_at(settings: Settings, data_dir: Path) -> Lanes:
 
 def empty(settings: Settings, *partitions: int) -> None:
     """Remove all records of these index partitions, as too short a retention does."""
-    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
-    name = settings.kafka_topic_prefix + "media.index"
-    for place, future in client.delete_records([TopicPartition(name, p, -1) for p in partitions]).items():
-        assert future.result(20).low_watermark > 0, place
+    for partition in partitions:
+        assert remove_records(settings, "media.index", partition) > 0, partition
 
 
 def refused(settings: Settings, data_dir: Path, partition: int, why: str) -> None:

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from pipeline.contract.codec import Codec
 from pipeline.contract.partition import partition_of
@@ -29,7 +27,7 @@ from pipeline.settings import SettingError, Settings
 from pipeline.wire.encode import to_media_collection
 from tests.fakes import FakeSchemaIds
 from tests.homes.uploading import Pipeline, make_pipeline
-from tests.kafka.home import KafkaHome, delete_topics, made_topics, settings_of
+from tests.kafka.home import KafkaHome, delete_topics, made_topics, remove_records, settings_of
 from tests.kafka.running import Ingest, Worker, command, records, rows, settled
 from tests.lender import LentKafka
 from tests.stories import story
@@ -219,20 +217,13 @@ def test_entries_that_retention_removes_while_they_are_read_are_missed(
 
     def removed_after(migrating: migration._Migration) -> list[int]:
         starts = index_starts(migrating)
-        remove_all(deployment.old, INDEX, partition)
+        remove_records(deployment.old, INDEX, partition)
         return starts
 
     monkeypatch.setattr(migration._Migration, "_index_starts", removed_after)
     with pytest.raises(SettingError, match=r"retention removed entries .* run it again"):
         deployment.migrate()
     assert deployment.stored(deployment.new, INDEX) == []
-
-
-def remove_all(settings: Settings, topic: str, partition: int) -> None:
-    """Remove all records of a partition, as retention does."""
-    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
-    place = TopicPartition(settings.kafka_topic_prefix + topic, partition, -1)
-    client.delete_records([place])[place].result(20)
 
 
 def test_as_a_person_runs_it_with_the_services(kafka: LentKafka, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from pipeline.contract.codec import Codec
@@ -29,7 +29,7 @@ from pipeline.topology import Topology
 from pipeline.wire.encode import to_media_collection
 from pipeline.worker.ownership import Ownership, Stuck
 from tests.fakes import FakeSchemaIds
-from tests.kafka.home import PARTITIONS, made_topics, settings_of
+from tests.kafka.home import PARTITIONS, made_topics, remove_records, settings_of
 from tests.lender import LentKafka
 from tests.stories import story
 
@@ -249,9 +249,7 @@ def test_uploads_that_retention_removed_before_they_were_read_are_counted_as_los
     lanes = lanes_of(settings, heard=heard)
     lanes.resume(3)
     lanes.commit(3, [], 2)
-    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
-    place = TopicPartition(settings.kafka_topic_prefix + UPLOADS, 3, 5)
-    client.delete_records([place])[place].result(20)
+    remove_records(settings, UPLOADS, 3, 5)
     assert lanes.resume(3) == 5
     assert heard.lost == [(3, 3)]
     assert lanes.first_upload_from(3, 2) == 5
@@ -261,9 +259,7 @@ def test_uploads_that_retention_removed_before_they_were_read_are_counted_as_los
 
 def test_a_first_start_on_a_topic_that_has_lost_its_beginning_is_no_loss(settings: Settings) -> None:
     put_uploads(settings, 4)
-    client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
-    place = TopicPartition(settings.kafka_topic_prefix + UPLOADS, 3, 3)
-    client.delete_records([place])[place].result(20)
+    remove_records(settings, UPLOADS, 3, 3)
     heard = Heard()
     lanes = lanes_of(settings, heard=heard)
     assert lanes.resume(3) == 3
