@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,17 @@ def _values(kind: Any, named: dict[str, Any]) -> st.SearchStrategy[Any]:
     return _values(named[kind.rpartition(".")[2]], named)
 
 
+@cache
+def values_of(topic: str) -> st.SearchStrategy[Any]:
+    """Return records of a topic; they are described once, which takes longer than drawing one."""
+    return _values(load_schema(topic), {})
+
+
 @pytest.mark.parametrize("topic", TOPICS)
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_record_survives_encoding(topic: str, data: st.DataObject) -> None:
-    values = data.draw(_values(load_schema(topic), {}))
+    values = data.draw(values_of(topic))
     record = record_class(topic).from_avro(values)
     codec = Codec(FakeSchemaIds())
     value = codec.encode(topic, record)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -24,34 +27,56 @@ _DETAILS: dict[Kind, Details] = {
     Kind.ERROR: {"name": "e", "source": "player"},
 }
 KINDS = [kind for kind in Kind if kind is not Kind.SESSION_START]
-STATES = ("mute", "fullScreen", "custom.1")
+STATES = st.lists(st.sampled_from(("mute", "fullScreen", "custom.1")), max_size=2, unique=True).map(tuple)
+# Described once: describing costs more than drawing, and each event is drawn.
+NO_STATES = st.just(((), ()))
+CHANGES = st.tuples(STATES, STATES).filter(any)
+QOE = st.builds(
+    Qoe,
+    st.integers(0, 9_000),
+    st.integers(0, 99) | st.none(),
+    st.just(24) | st.none(),
+    st.integers(0, 9).map(lambda s: s * 1000),
+)
+MAYBE_QOE = st.none() | QOE
+CUSTOM = st.sampled_from([None, {"k": "v"}])
+NO_CUSTOM = st.none()
 
 
-@st.composite
-def sessions(draw: st.DrawFn, *, steps_back: bool = False, whole: bool = False) -> Session:
+def _events(
+    kind: Kind, steps_ms: st.SearchStrategy[int], playheads: st.SearchStrategy[float]
+) -> st.SearchStrategy[Any]:
+    """An event with what its kind may carry, its time as a step: states, quality, custom metadata."""
+    return st.tuples(
+        st.just(kind),
+        steps_ms,
+        playheads,
+        QOE if kind is Kind.BITRATE_CHANGE else MAYBE_QOE,
+        CUSTOM if kind in {Kind.AD_START, Kind.CHAPTER_START} else NO_CUSTOM,
+        CHANGES if kind is Kind.STATES_UPDATE else NO_STATES,
+    )
+
+
+@cache
+def sessions(*, steps_back: bool = False, whole: bool = False) -> st.SearchStrategy[Session]:
     """Sessions with any order of events; times go on (or back), playheads are anywhere."""
+    steps_ms = st.integers(-5_000 if steps_back else 0, 900_000)
+    playheads = st.integers(0, 700) if whole else st.floats(0, 700, width=32)
+    events = st.one_of([_events(kind, steps_ms, playheads) for kind in KINDS])
+    short, long = st.lists(events, max_size=30), st.lists(events, min_size=5, max_size=30)
+    return (short | long).map(_session)
+
+
+def _session(drawn: list[Any]) -> Session:
     at_ms = BASE_MS
     events = [Event(Kind.SESSION_START, at_ms, 0, START)]
-    playheads = st.integers(0, 700) if whole else st.floats(0, 700, width=32)
-    for kind in draw(st.lists(st.sampled_from(KINDS), max_size=30)):
-        at_ms += draw(st.integers(-5_000 if steps_back else 0, 900_000))
-        events.append(_event(draw, kind, at_ms, draw(playheads)))
+    for kind, step_ms, playhead_s, qoe, custom, (started, ended) in drawn:
+        at_ms += step_ms
+        details = _DETAILS.get(kind, {})
+        events.append(Event(kind, at_ms, playhead_s, details, qoe, custom, started, ended))
     return Session(
         Form.MEDIA_COLLECTION, tuple(events), Visitor("1", "1"), Routing("org", ("suite",), "server")
     )
-
-
-def _event(draw: st.DrawFn, kind: Kind, at_ms: int, playhead_s: float) -> Event:
-    """An event with what its kind may carry: states, quality, custom metadata."""
-    seconds_ms = st.integers(0, 9).map(lambda s: s * 1000)
-    quality = st.builds(
-        Qoe, st.integers(0, 9_000), st.integers(0, 99) | st.none(), st.just(24) | st.none(), seconds_ms
-    )
-    qoe = draw(quality if kind is Kind.BITRATE_CHANGE else st.none() | quality)
-    states = st.lists(st.sampled_from(STATES), max_size=2, unique=True).map(tuple)
-    started, ended = draw(st.tuples(states, states).filter(any)) if kind is Kind.STATES_UPDATE else ((), ())
-    custom = {"k": "v"} if kind in {Kind.AD_START, Kind.CHAPTER_START} and draw(st.booleans()) else None
-    return Event(kind, at_ms, playhead_s, _DETAILS.get(kind, {}), qoe, custom, started, ended)
 
 
 @given(sessions())
