@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from openapi_spec_validator import validate
 
 from pipeline.ingest.openapi import openapi
 from pipeline.stages import receive
@@ -25,6 +24,8 @@ METHODS: Final = {"get", "post", "put", "delete"}
 
 
 def test_the_document_is_valid_openapi() -> None:
+    from openapi_spec_validator import validate  # slow to import, and each test process imports this file
+
     validate(openapi())
 
 
@@ -48,7 +49,7 @@ def test_every_status_that_an_upload_may_get_is_described(path: str) -> None:
 def test_generated_requests_get_described_answers_and_never_a_5xx() -> None:
     # They are made when the tests are collected, which each of several test processes does for itself.
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:xdist", str(GENERATED)],
+        [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "schemathesis", str(GENERATED)],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"]},  # requests looks through all variables for proxies, each time
         capture_output=True,
