@@ -86,6 +86,8 @@ class _Books:
         self._outcomes: dict[str, Mapping[str, object]] = {}
         self._outcome_records = 0
         self._found: Counter[str] = Counter()
+        self._made_of: Counter[str] = Counter()
+        """Sums of the hashes of the uploads that records were made of: the same when they are the same."""
         self._indexed: dict[object, set[int]] = {"session": set(), "upload": set()}
         self._sessions: set[str] = set()
         self._revisions: set[tuple[str, str]] = set()
@@ -126,14 +128,18 @@ class _Books:
                 self._events.add(str(value["session_id"]))
                 self._found[entry.topic] += 1
             case "media.analytics.calls":
-                self._found[entry.topic] += 1
-                self._found[f"call {value['call']}"] += 1
+                self._find(entry.topic, value)
+                self._find(f"call {value['call']}", value)
             case "media.days.changed":
                 self._days.add(entry.key)
             case "media.index":
                 self._enter_indexed(entry)
             case _:
-                self._found[entry.topic] += 1
+                self._find(entry.topic, value)
+
+    def _find(self, what: str, value: Mapping[str, object]) -> None:
+        self._found[what] += 1
+        self._made_of[what] += hash(value["upload_id"])
 
     def _enter_indexed(self, entry: Entry) -> None:
         """Keep which keys are known, not how often: a rebuild writes every entry again."""
@@ -156,7 +162,19 @@ class _Books:
         changed_days = {str(v["day_changed"]) for v in accepted if v["day_changed"]}
         refused = by_outcome["duplicate"] + by_outcome["rejected"]
         sessions = {str(v["session_id"]) for v in accepted}
+        rejected = [v for v in self._outcomes.values() if v["outcome"] == "rejected"]
         found = self._found
+        misplaced = [
+            name
+            for name, outcomes, member in (
+                ("call mediaStart", accepted, None),
+                ("call mediaClose", accepted, None),
+                ("media.analytics.calls", accepted, "analytics_calls"),
+                ("media.reporting", accepted, "reporting_rows"),
+                ("media.uploads.dlq", rejected, None),
+            )
+            if self._made_of[name] != _sum_of_uploads(outcomes, member)
+        ]
         indexed = {kind: len(keys) for kind, keys in self._indexed.items()}
         checks = (
             Check(
@@ -182,6 +200,7 @@ class _Books:
             Check("reporting rows", _total(accepted, "reporting_rows"), found["media.reporting"]),
             Check("changed days", len(changed_days), len(self._days)),
             Check("rejected = dead letters", by_outcome["rejected"], found["media.uploads.dlq"]),
+            Check("calls, rows and dead letters are of the uploads that gave them", 0, len(misplaced)),
             Check("accepted = index entries of sessions", by_outcome["accepted"], indexed["session"]),
             Check("duplicate + rejected = index entries of uploads", refused, indexed["upload"]),
         )
@@ -194,6 +213,11 @@ class _Books:
             checks=checks,
             hours=dict(sorted(self._hours.items())),
         )
+
+
+def _sum_of_uploads(outcomes: Iterable[Mapping[str, object]], member: str | None) -> int:
+    """Return what the records that these outcomes gave add up to, one each where no member counts them."""
+    return sum(hash(v["upload_id"]) * (int(str(v[member])) if member else 1) for v in outcomes)
 
 
 def _total(outcomes: Iterable[Mapping[str, object]], member: str) -> int:

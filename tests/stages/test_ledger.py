@@ -58,3 +58,40 @@ def test_records_are_taken_one_by_one_and_let_go_of() -> None:
 
     balance(entries(), {})
     assert most <= 3
+
+
+OF_THEIR_UPLOADS = "calls, rows and dead letters are of the uploads that gave them"
+
+
+def outcome(upload: str, came_of_it: str) -> Entry:
+    value = {"upload_id": upload, "outcome": came_of_it, "session_id": f"session of {upload}", "reason": None}
+    counts = {"day_changed": None, "analytics_calls": 2, "reporting_rows": 3}
+    return Entry("media.outcomes", 0, 0, upload, 1_000, value | counts)
+
+
+def made_of(upload: str) -> list[Entry]:
+    """Return what an accepted upload and a rejected one give, as far as it is checked by upload."""
+    good, bad = {"upload_id": upload}, {"upload_id": f"bad {upload}"}
+    values: list[tuple[str, dict[str, object]]] = [
+        ("media.analytics.calls", good | {"call": "mediaStart"}),
+        ("media.analytics.calls", good | {"call": "mediaClose"}),
+        *[("media.reporting", dict(good))] * 3,
+        ("media.uploads.dlq", bad),
+    ]
+    return [Entry(topic, 0, offset, "key", 1_000, value) for offset, (topic, value) in enumerate(values)]
+
+
+def test_one_record_lost_and_one_of_another_upload_doubled_do_not_balance() -> None:
+    outcomes = [entry for u in "ab" for entry in (outcome(u, "accepted"), outcome(f"bad {u}", "rejected"))]
+    records = [*made_of("a"), *made_of("b")]
+
+    def misplaced(derived: list[Entry]) -> int:
+        checks = balance([*outcomes, *derived], {}).checks
+        return next(check.found for check in checks if check.name == OF_THEIR_UPLOADS)
+
+    assert misplaced(records) == 0
+    half = len(records) // 2
+    for place in range(half):
+        swapped = [*records[:half], *records[half:]]
+        swapped[half + place] = records[place]
+        assert misplaced(swapped) >= 1, f"{records[place].topic} of b is lost, and that of a doubled"
