@@ -103,7 +103,8 @@ def main() -> None:
                         progress.advance(task)
                         if name == OURS:
                             rate = runs[OURS][-1].rate_per_s / 2
-                            latency[OURS].append(asyncio.run(open_loop(port, requests, rate, OPEN_S)))
+                            loaded = asyncio.run(open_loop(port, requests, rate, OPEN_S))
+                            latency[OURS].append(created(loaded, int(OPEN_S * rate)))
                             progress.advance(task)
                 latency[LOOP].append(asyncio.run(produced(settings, events, rate)))
                 progress.advance(task)
@@ -170,10 +171,8 @@ def measured(port: int, process: psutil.Process, requests: Sequence[bytes], uplo
     """Return what a closed-loop run cost, after a short one that warms up."""
     asyncio.run(closed_loop(port, requests, uploads // 8))
     before = sum(process.cpu_times()[:2])
-    loaded = asyncio.run(closed_loop(port, requests, uploads))
+    loaded = created(asyncio.run(closed_loop(port, requests, uploads)), uploads)
     cpu_s = sum(process.cpu_times()[:2]) - before
-    if set(loaded.statuses) != {201}:
-        raise SystemExit(f"not only 201: {dict(loaded.statuses)}")
     return Run(
         cpu_s / loaded.answered * 1e6,
         loaded.answered / loaded.wall_s,
@@ -183,15 +182,21 @@ def measured(port: int, process: psutil.Process, requests: Sequence[bytes], uplo
     )
 
 
+def created(loaded: Loaded, number: int) -> Loaded:
+    """Return the run when at least so many requests were sent and each was answered 201."""
+    if set(loaded.statuses) != {201} or loaded.answered < number:
+        raise SystemExit(f"{number} were to be created, and answered was {dict(loaded.statuses)}")
+    return loaded
+
+
 def remembered(settings: Settings) -> str:
     """Return how the memory of our door grew over many uploads."""
     requests = [as_request(PATH, body) for body in bodies(SIZES["3 KB"])]
     seen: list[float] = []
     with served(OURS, settings) as (port, process):
         for _ in range(MEMORY_STEPS):
-            loaded = asyncio.run(closed_loop(port, requests, MEMORY_UPLOADS // MEMORY_STEPS))
-            if set(loaded.statuses) != {201}:
-                raise SystemExit(f"not only 201: {dict(loaded.statuses)}")
+            number = MEMORY_UPLOADS // MEMORY_STEPS
+            created(asyncio.run(closed_loop(port, requests, number)), number)
             seen.append(process.memory_info().rss / 1e6)
     steps = ", ".join(f"{value:.0f}" for value in seen)
     return f"memory over {MEMORY_UPLOADS:,} uploads of 3 KB, after each tenth: {steps} MB"

@@ -38,6 +38,8 @@ INDEX: Final = "media.index"
 """Every transaction writes its position here: one that is open shows on this topic."""
 LOOK_S: Final = 0.05
 FLOW_S: Final = 30.0
+ZOMBIE_S: Final = 30.0
+"""A worker that was fenced while it was frozen ends itself within so long after it woke."""
 
 
 class Load(StrEnum):
@@ -222,6 +224,8 @@ def killed_inside_transactions(scene: Scene) -> float:
         worker.signal(signal.SIGKILL)
         worker.await_live(other_than=process_id)
     scene.notes.append(f"{inside} of {kills} kills hit an open transaction")
+    if not inside:
+        scene.faults.append("no kill hit an open transaction")
     return time.monotonic() - began
 
 
@@ -253,9 +257,12 @@ def _frozen_inside(worker: Service, scene: Scene, seconds: float) -> float:
             scene.say(f"a zombie with a transaction open, for {seconds:.0f} s")
             time.sleep(seconds)
         lasted = time.monotonic() - began
-        time.sleep(3)
-        codes = worker.codes[before:]
+        woken = time.monotonic()
+        while not (codes := worker.codes[before:]) and time.monotonic() < woken + ZOMBIE_S:
+            time.sleep(0.2)
         scene.notes.append(f"caught at attempt {attempt}; the zombie ended with {codes or 'nothing'}")
+        if not codes:
+            scene.faults.append(f"a fenced zombie was still there {ZOMBIE_S:.0f} s after it woke")
         return lasted
     scene.faults.append("no moment inside a transaction was found")
     return 0.0

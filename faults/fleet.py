@@ -7,13 +7,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from http import HTTPStatus
+from itertools import count
 from random import Random
 from typing import Any, Final
 
 import httpx
 
 from bench.core import sdk_session
-from pipeline.device.sender import Fate, Platform, send
+from pipeline.device.sender import TIMEOUT_S, Fate, Platform, send
 from pipeline.wire.encode import to_media_collection
 
 PATH: Final = "/api/v1/downloaded"
@@ -23,6 +25,8 @@ DEVICES: Final = 8
 """So many send at the same time."""
 AGAIN: Final = 0.2
 """This part of all uploads are sessions that were acknowledged before."""
+BAD_EVERY: Final = 20
+"""Before every so many uploads one comes that must be refused, and be a dead letter."""
 EVENTS: Final = 12
 PLATFORMS: Final = tuple(Platform)
 
@@ -36,7 +40,8 @@ class Fleet:
 
     `acknowledged` maps each session id to the moment of its first acknowledgement (monotonic), `in_order`
     holds them as they were acknowledged. `renamed` are sessions that a later try got another id for, and
-    `given_up` those that an SDK would have deleted.
+    `given_up` those that an SDK would have deleted. `refused` holds the marks of the bad bodies that were
+    answered 400; no other count knows of them.
     """
 
     def __init__(self, base_url: str, seed: str) -> None:
@@ -48,12 +53,14 @@ class Fleet:
         self.statuses: Counter[int] = Counter()
         self.given_up: list[str] = []
         self.renamed: list[str] = []
+        self.refused: set[str] = set()
         self._client = httpx.Client(
             base_url=base_url, trust_env=False, limits=httpx.Limits(max_connections=2 * DEVICES)
         )
         self._seed = seed
         self._random = Random(f"{seed}/choices")  # noqa: S311 - reproducible choices, not secrets
         self._template: list[dict[str, Any]] = json.loads(to_media_collection(sdk_session(EVENTS)))
+        self._turns = 0
         self._numbers = 0
         self._ids: dict[int, str] = {}
         self._delivered: list[int] = []
@@ -127,11 +134,38 @@ class Fleet:
         while (number := self._taken()) is not None:
             platform = PLATFORMS[number % len(PLATFORMS)]
             try:
+                self._send_bad()
                 done = send(self, PATH, self._body(number), platform, most_tries=1_000_000, wait=self._wait)
             except _Stopped:
                 return
             with self._lock:
                 self._note(number, done.fate, done.last)
+
+    def _send_bad(self) -> None:
+        """Send a body that must be refused, when its turn has come; each try has a mark of its own."""
+        with self._lock:
+            self._turns += 1
+            turn = self._turns
+        if turn % BAD_EVERY:
+            return
+        for attempt in count(1):
+            mark = f"bad-{turn}-{attempt}"
+            status = self._status_of(bad(mark))
+            if status == HTTPStatus.BAD_REQUEST:
+                with self._lock:
+                    self.refused.add(mark)
+                return
+            if status not in {None, HTTPStatus.SERVICE_UNAVAILABLE}:
+                self.given_up.append(f"{mark}: {status}")
+                return
+            self._wait(RETRY_S)
+
+    def _status_of(self, body: bytes) -> int | None:
+        try:
+            headers = {"content-type": "application/json"}
+            return self._client.post(PATH, content=body, headers=headers, timeout=TIMEOUT_S).status_code
+        except httpx.TransportError:
+            return None
 
     def _taken(self) -> int | None:
         """Wait for the next turn and return the number of the session to send, or None at the end."""
@@ -177,6 +211,12 @@ class Fleet:
     def _wait(self, _seconds: float) -> None:
         if self._aborted.wait(RETRY_S):
             raise _Stopped
+
+
+def bad(mark: str) -> bytes:
+    """Return a body that no door accepts."""
+    event = {"eventType": "sessionStart", "playerTime": {"playhead": 0}, "params": {"media.id": mark}}
+    return json.dumps([event]).encode()
 
 
 def rebuilt(body: bytes, rng: Random) -> bytes:

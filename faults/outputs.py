@@ -2,12 +2,13 @@
 
 It reads the topics with a consumer of its own, `read_committed`, and decodes with the Avro files alone;
 neither the ledger nor the pipeline's reader is asked. Each session must have one record of `media.sessions`,
-one of `media.events`, one mediaStart and one mediaClose.
+one of `media.events`, one mediaStart and one mediaClose; each refused body must be one dead letter.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -22,7 +23,10 @@ from pipeline.contract.topics import load_schema
 WANTED: Final = ("media.sessions", "media.events", "mediaStart", "mediaClose")
 """What each session has one of: a record of these topics, and these calls."""
 CALLS: Final = "media.analytics.calls"
-TOPICS: Final = ("media.sessions", "media.events", CALLS)
+DEAD_LETTERS: Final = "media.uploads.dlq"
+TOPICS: Final = ("media.sessions", "media.events", CALLS, DEAD_LETTERS)
+MARK: Final = re.compile(rb'"(bad-\d+-\d+)"')
+"""What a body of `faults.fleet.bad` is known by."""
 FRAME_BYTES: Final = 5
 READ_DEADLINE_S: Final = 30.0
 ENDED_DEADLINE_S: Final = 90.0
@@ -53,18 +57,29 @@ class Outputs:
 
     def __init__(self) -> None:
         self._seen: dict[str, Counter[tuple[str, int]]] = {name: Counter() for name in WANTED}
+        self.refused: Counter[str] = Counter()
+        """How often each refused body is a dead letter, by its mark."""
 
     def add(self, topic: str, value: Mapping[str, Any]) -> None:
         """Count one decoded record; ad and chapter calls are none of the four."""
+        if topic == DEAD_LETTERS:
+            self.refused.update(mark.decode() for mark in MARK.findall(value["body"]))
+            return
         name = str(value["call"]) if topic == CALLS else topic
         if name in self._seen:
             self._seen[name][str(value["session_id"]), int(value["revision"])] += 1
 
-    def verdict(self, acknowledged: Collection[str]) -> Verdict:
-        """Return the verdict, given every session id that was answered with success.
+    @property
+    def revised(self) -> frozenset[str]:
+        """The sessions that came out in a later revision, too: of a replay, or one that counts again."""
+        return frozenset(s for seen in self._seen.values() for s, revision in seen if revision > 1)
+
+    def verdict(self, acknowledged: Collection[str], refused: Collection[str] = ()) -> Verdict:
+        """Return the verdict, given every session id that was answered with success, and every refused mark.
 
         Lost is a session that was acknowledged or came out in part, and lacks one of the four. Duplicated
         is one with two of them in one revision, or one that came out although no device was told its id.
+        A refused body is lost without a dead letter, and duplicated with two.
         """
         by_name = {name: {session for session, _ in seen} for name, seen in self._seen.items()}
         out = frozenset().union(*by_name.values())
@@ -72,8 +87,10 @@ class Outputs:
         twice = {session for seen in self._seen.values() for (session, _), n in seen.items() if n > 1}
         return Verdict(
             sessions=len(complete),
-            lost=(out | frozenset(acknowledged)) - complete,
-            duplicated=frozenset(twice) | (out - frozenset(acknowledged)),
+            lost=((out | frozenset(acknowledged)) - complete) | (frozenset(refused) - self.refused.keys()),
+            duplicated=frozenset(twice)
+            | (out - frozenset(acknowledged))
+            | {mark for mark, number in self.refused.items() if number > 1},
         )
 
 

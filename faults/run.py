@@ -220,8 +220,12 @@ class _Stage:
         hanging = await_ended_transactions(*where, list(load_topics()))
         faults += [f"a transaction hangs in {topic} {partition}" for topic, partition in hanging]
         say("reading what came out")
-        self._reader.read_into(self._outputs)
-        verdict = self._outputs.verdict(self.fleet.acknowledged)
+        _until(self._has_all_dead_letters, EVEN_S)
+        verdict = self._outputs.verdict(self.fleet.acknowledged, self.fleet.refused)
+        if self._outputs.revised:
+            faults.append(
+                f"later revisions, though nothing was replayed: {sorted(self._outputs.revised)[:3]}"
+            )
         if with_ledger:
             say("reading the ledger")
             faults += self._off_in_ledger(verdict)
@@ -230,6 +234,11 @@ class _Stage:
         if self.fleet.renamed:
             faults.append(f"a re-upload got another session id: {self.fleet.renamed[:3]}")
         return verdict
+
+    def _has_all_dead_letters(self) -> bool:
+        """Read what has come out since; return whether every refused body is among it."""
+        self._reader.read_into(self._outputs)
+        return self._outputs.refused.keys() >= self.fleet.refused
 
     def _off_in_ledger(self, verdict: Verdict) -> list[str]:
         """Return what the ledger says that can't be; it counts everything that this stage ever carried."""

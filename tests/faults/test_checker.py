@@ -12,8 +12,8 @@ from confluent_kafka import Producer
 
 from bench.core import sdk_session
 from faults.check import main as check
-from faults.fleet import PATH, rebuilt
-from faults.outputs import CALLS, WANTED, Outputs, Verdict, await_ended_transactions
+from faults.fleet import PATH, bad, rebuilt
+from faults.outputs import CALLS, DEAD_LETTERS, WANTED, Outputs, Verdict, await_ended_transactions
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.topics import load_topics
@@ -76,6 +76,16 @@ def test_a_session_that_no_device_sent_is_one_too_many() -> None:
     assert seen(*(("x", kind, 1) for kind in WANTED)).verdict(SESSIONS).duplicated == {"x"}
 
 
+def test_a_refused_body_is_one_dead_letter_or_it_is_lost_or_duplicated() -> None:
+    outputs = seen()
+    for mark in ("bad-20-1", "bad-40-2", "bad-40-2"):
+        outputs.add(DEAD_LETTERS, {"body": bad(mark)})
+    outputs.add(DEAD_LETTERS, {"body": b"[]"})
+    assert outputs.verdict(SESSIONS, {"bad-20-1"}).lost == frozenset()
+    assert outputs.verdict(SESSIONS, {"bad-20-1", "bad-60-1"}).lost == {"bad-60-1"}
+    assert outputs.verdict(SESSIONS, {"bad-20-1"}).duplicated == {"bad-40-2"}
+
+
 def test_another_revision_is_no_duplicate_and_other_calls_are_not_counted() -> None:
     outputs = seen()
     for kind in WANTED:
@@ -84,6 +94,8 @@ def test_another_revision_is_no_duplicate_and_other_calls_are_not_counted() -> N
     for _ in range(2):
         outputs.add(CALLS, {"session_id": "a", "revision": 1, "call": "adStart"})
     assert outputs.verdict(SESSIONS).is_good
+    assert outputs.revised == {"a"}, "the matrix, without replays, has none"
+    assert not seen().revised
 
 
 def test_a_rebuilt_body_has_other_bytes_and_is_the_same_session() -> None:

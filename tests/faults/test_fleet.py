@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from faults.fleet import Fleet
+from faults.fleet import BAD_EVERY, Fleet
 
 
 class Door(BaseHTTPRequestHandler):
@@ -24,8 +24,11 @@ class Door(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        self.bodies.append(body)
         params = json.loads(body)[0]["params"]
+        if params["media.id"].startswith("bad-"):
+            self._refuse(params["media.id"])
+            return
+        self.bodies.append(body)
         seed = f"{params['visitor.marketingCloudUserId']} {params['media.id']}"
         refused = seed not in self.tried
         self.tried.add(seed)
@@ -35,6 +38,12 @@ class Door(BaseHTTPRequestHandler):
         self.send_header("content-length", "0")
         if not refused:
             self.send_header("location", f"/api/v1/sessions/{hashlib.sha256(seed.encode()).hexdigest()}")
+        self.end_headers()
+
+    def _refuse(self, mark: str) -> None:
+        """Answer 503 to the first try of each bad body, then 400."""
+        self.send_response(503 if mark.endswith("-1") else 400)
+        self.send_header("content-length", "0")
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
@@ -69,6 +78,7 @@ def test_every_session_is_sent_until_it_is_acknowledged_and_a_part_of_them_again
         assert len(set(handler.bodies)) == len(handler.bodies), "each try is built anew"
         assert fleet.in_order == list(fleet.acknowledged)
         assert (fleet.given_up, fleet.renamed) == ([], [])
+        assert fleet.refused == {f"bad-{turn}-2" for turn in range(BAD_EVERY, 101, BAD_EVERY)}
     finally:
         fleet.close()
 

@@ -12,7 +12,6 @@ import pytest
 from faults import __main__ as program
 from faults import report
 from faults.cases import CASES, ROLES, Load
-from faults.outputs import Verdict
 from faults.run import Result
 
 GOOD = Result(
@@ -114,8 +113,12 @@ def test_the_short_run_has_each_fault_on_each_role_and_each_load() -> None:
     assert {case.load for case in short} == set(Load)
 
 
+def test_the_last_line_sums_up_all_cases() -> None:
+    found = report.summed([GOOD, GOOD._replace(sessions=5, lost=2), GOOD._replace(sessions=0, duplicated=3)])
+    assert found.line() == f"sessions {GOOD.sessions + 5}, lost 2, duplicated 3"
+
+
 def test_the_full_run_is_the_whole_matrix() -> None:
     grid = {(case.role, case.fault, case.load) for case in CASES if case.role in ROLES[:3]}
     assert len(grid) == 3 * 3 * 3
     assert len(set(CASES)) == len(CASES)
-    assert isinstance(report.summed([GOOD]), Verdict)

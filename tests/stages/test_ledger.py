@@ -64,18 +64,24 @@ OF_THEIR_UPLOADS = "calls, rows and dead letters are of the uploads that gave th
 
 
 def outcome(upload: str, came_of_it: str) -> Entry:
-    value = {"upload_id": upload, "outcome": came_of_it, "session_id": f"session of {upload}", "reason": None}
-    counts = {"day_changed": None, "analytics_calls": 2, "reporting_rows": 3}
+    value: dict[str, object] = {
+        "upload_id": upload,
+        "outcome": came_of_it,
+        "session_id": f"session of {upload}",
+        "reason": None,
+    }
+    counts: dict[str, object] = {"day_changed": None, "analytics_calls": 2, "reporting_rows": 3}
     return Entry("media.outcomes", 0, 0, upload, 1_000, value | counts)
 
 
 def made_of(upload: str) -> list[Entry]:
     """Return what an accepted upload and a rejected one give, as far as it is checked by upload."""
-    good, bad = {"upload_id": upload}, {"upload_id": f"bad {upload}"}
+    good: dict[str, object] = {"upload_id": upload}
+    bad: dict[str, object] = {"upload_id": f"bad {upload}"}
     values: list[tuple[str, dict[str, object]]] = [
         ("media.analytics.calls", good | {"call": "mediaStart"}),
         ("media.analytics.calls", good | {"call": "mediaClose"}),
-        *[("media.reporting", dict(good))] * 3,
+        *[("media.reporting", good)] * 3,
         ("media.uploads.dlq", bad),
     ]
     return [Entry(topic, 0, offset, "key", 1_000, value) for offset, (topic, value) in enumerate(values)]
