@@ -66,6 +66,10 @@ def test_a_killed_broker_comes_back_only_when_the_controller_knows_it_was_gone()
     assert found["kafka"]["environment"]["KAFKA_PROCESS_ROLES"] == "broker"
 
 
+def test_kafka_has_the_time_to_stop_in_order() -> None:
+    assert {services()[name]["stop_grace_period"] for name in ("controller", "kafka")} == {"1m0s"}
+
+
 def test_every_setting_that_the_file_gives_is_one_of_ours() -> None:
     for name in set(services()) - SERVERS:
         given = services()[name]["environment"]
