@@ -53,7 +53,9 @@ def app() -> None:
 
 
 _DATA_DIR: Final = click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Directory of the embedded log."
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Directory of what is kept: the embedded log; on Kafka spools, the index's copy, ids of schemas.",
 )
 _HOST: Final = click.option("--host", help="Address to listen on.")
 _PORT: Final = click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")

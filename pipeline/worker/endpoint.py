@@ -21,7 +21,8 @@ def start_endpoint(
     settings: Settings, meters: Meters, progress: Progress, monotonic: Callable[[], float]
 ) -> None:
     """Serve until the process ends, or raise `SettingError` when the port can't be had."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in settings.worker_host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.worker_host, settings.worker_port))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
 import time
+
+import pytest
 
 from deploy.servers import free_port
 
@@ -17,9 +21,9 @@ from pipeline.settings import load
 from pipeline.worker.endpoint import start_endpoint
 from pipeline.worker.progress import Progress
 
-port = int(sys.argv[1])
-start_endpoint(load({}, worker_port=port), Meters(), Progress(60), time.monotonic)
-while not is_healthy(f"http://127.0.0.1:{port}/health/live"):
+host, port = sys.argv[1], int(sys.argv[2])
+start_endpoint(load({}, worker_host=host, worker_port=port), Meters(), Progress(60), time.monotonic)
+while not is_healthy(f"http://{f'[{host}]' if ':' in host else host}:{port}/health/live"):
     time.sleep(0.01)
 library = ctypes.CDLL(None)
 library.__cxa_atexit(library.getchar, None, None)
@@ -28,9 +32,19 @@ print("serving", flush=True)
 """
 
 
-def test_a_process_ends_well_while_its_endpoint_still_serves() -> None:
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_process_ends_well_while_its_endpoint_still_serves(host: str) -> None:
+    if host == "::1" and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(free_port())],
+        [sys.executable, "-c", PROGRAM, host, str(free_port())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
