@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
+from pipeline.commands.garbage import tune_gc
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.record import StoredRecord
 from pipeline.contract.topics import load_topics
@@ -14,7 +15,8 @@ from pipeline.kafka.clients import client_config
 from pipeline.kafka.lanes import Lanes
 from pipeline.settings import load
 from pipeline.stages.datastreams import OPEN_DIRECTORY
-from pipeline.topology import UPLOADS, Topology
+from pipeline.topology import UPLOADS, Processed, Topology
+from pipeline.worker.carrier import LINGER_S
 
 
 def main() -> None:
@@ -30,21 +32,27 @@ def main() -> None:
     partitions = range(topics[UPLOADS].partitions)
     name = settings.kafka_topic_prefix + UPLOADS
     starts = zip(partitions, pool.map(lanes.resume, partitions), strict=True)
+
+    def process(partition: int, records: list[StoredRecord]) -> Processed:
+        now_ms = time.time_ns() // 1_000_000
+        return topology.process(records, lambda keys: lanes.known(partition, keys), now_ms)
+
     consumer = Consumer(client_config(settings, **{"group.id": "bench", "enable.auto.commit": False}))
     consumer.assign([TopicPartition(name, partition, offset) for partition, offset in starts])
 
-    def carry(partition: int, records: list[StoredRecord]) -> None:
-        now_ms = time.time_ns() // 1_000_000
-        while records:
-            processed = topology.process(records, lambda keys: lanes.known(partition, keys), now_ms)
-            lanes.commit(partition, processed.records, records[processed.taken - 1].offset + 1)
-            records = records[processed.taken :]
+    def commit(partition: int, processed: Processed, records: list[StoredRecord]) -> None:
+        lanes.commit(partition, processed.records, records[processed.taken - 1].offset + 1)
 
+    tune_gc()
     while True:
-        by_partition: dict[int, list[StoredRecord]] = {}
-        for message in consumer.consume(settings.worker_batch_records, 0.02):
-            by_partition.setdefault(message.partition(), []).append(_stored(message))
-        list(pool.map(carry, by_partition, by_partition.values()))
+        waiting: dict[int, list[StoredRecord]] = {}
+        for message in consumer.consume(settings.worker_batch_records, LINGER_S):
+            waiting.setdefault(message.partition(), []).append(_stored(message))
+        while waiting:
+            # The stages in one thread, which they keep busy; the transactions, which wait, beside each other.
+            done = {p: process(p, records) for p, records in waiting.items()}
+            list(pool.map(commit, done, done.values(), waiting.values()))
+            waiting = {p: rest for p, records in waiting.items() if (rest := records[done[p].taken :])}
 
 
 def _stored(message: Message) -> StoredRecord:
