@@ -67,6 +67,8 @@ class Visitor(NamedTuple):
     """visitor.aamLocationHint."""
     identities: tuple[Identity, ...] = ()
     """customerIDs or identityMap, in order of appearance."""
+    app_installation_id: str | None = None
+    """appInstallationId."""
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> Visitor:
@@ -78,6 +80,7 @@ class Visitor(NamedTuple):
             vid=value.get("vid", None),
             location_hint=value.get("location_hint", None),
             identities=tuple(Identity.from_avro(item) for item in value.get("identities", [])),
+            app_installation_id=value.get("app_installation_id", None),
         )
 
 
@@ -384,7 +387,7 @@ class SessionEvent(NamedTuple):
     is_added: bool = False
     """Added by the worker: the missing sessionComplete."""
     unknown_json: str | None = None
-    """Undocumented members and params as sent, as JSON."""
+    """Undocumented members and params as sent, and values that others overruled, as JSON."""
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> SessionEvent:
@@ -527,7 +530,7 @@ class Outcome(NamedTuple):
     form: str = ""
     """Wire form: media_collection or media_edge; empty where undecodable."""
     reason: str | None = None
-    """Why it was rejected (docs/reasons.md)."""
+    """Why it was rejected (docs/errors.md)."""
     session_id: str | None = None
     """Its session, where the body is valid."""
     first_upload_id: str | None = None
@@ -1658,6 +1661,8 @@ class MediaSession(NamedTuple):
     """True: this pipeline takes downloaded content only."""
     complete_added: bool = False
     """The client sent no sessionComplete; it was added."""
+    context_data: Mapping[str, str] = {}
+    """contextData of a Media Edge upload, as sent."""
 
     @classmethod
     def from_avro(cls, value: dict[str, Any]) -> MediaSession:
@@ -1684,6 +1689,7 @@ class MediaSession(NamedTuple):
             custom_metadata=value.get("custom_metadata", {}),
             is_downloaded=value.get("is_downloaded", True),
             complete_added=value.get("complete_added", False),
+            context_data=value.get("context_data", {}),
         )
 
 
@@ -1747,7 +1753,7 @@ class Upload(NamedTuple):
     client_ip: str | None = None
     """Client address, where storing it is switched on."""
     reason: str | None = None
-    """Why it was rejected (docs/reasons.md); null when accepted."""
+    """Why it was rejected (docs/errors.md); null when accepted."""
     truncated: bool = False
     """The body was larger than the limit; `body` holds what arrived up to it."""
     session_id: str | None = None
@@ -1804,7 +1810,7 @@ class DeadLetter(NamedTuple):
     upload_id: str
     """The upload."""
     reason: str
-    """Why it was rejected (docs/reasons.md)."""
+    """Why it was rejected (docs/errors.md)."""
     problems: tuple[Problem, ...]
     """Every problem with its pointer."""
     received_at_ms: int

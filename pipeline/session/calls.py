@@ -21,7 +21,18 @@ from pipeline.session.custom import (
 from pipeline.session.datastream import Datastream, VidRule
 from pipeline.session.fields import AD, CHAPTER, POD, SESSION, Field
 from pipeline.session.identity import ecid_of, pod_or_chapter_id
-from pipeline.session.model import Ad, Call, CallKind, Chapter, Details, Metrics, Scalar, Session, Viewing
+from pipeline.session.model import (
+    Ad,
+    Call,
+    CallKind,
+    Chapter,
+    Details,
+    Identity,
+    Metrics,
+    Scalar,
+    Session,
+    Viewing,
+)
 from pipeline.session.rounding import seconds
 
 MISSING_CONTENT_TYPE: Final = "missing_content_type"
@@ -167,13 +178,24 @@ def _query(
         query["mcorgid"] = routing.organisation
     if visitor.location_hint is not None:
         query["aamlh"] = str(visitor.location_hint)
-    for identity in visitor.identities:
-        if session.form == "media_collection":
-            query[f"cid.{identity.namespace}.id"] = identity.id
-            query[f"cid.{identity.namespace}.as"] = str(identity.auth_state)
+    for identity in _customers(session):
+        query[f"cid.{identity.namespace}.id"] = identity.id
+        query[f"cid.{identity.namespace}.as"] = str(identity.auth_state)
     if audio:
         query["ms_a"] = "1"
     return query, flags
+
+
+def _customers(session: Session) -> Iterable[Identity]:
+    """Return the customer ids: of an identityMap one for each namespace, the primary or else the first."""
+    if session.form == "media_collection":
+        return session.visitor.identities
+    found: dict[str, Identity] = {}
+    for identity in session.visitor.identities:
+        held = found.setdefault(identity.namespace, identity)
+        if identity.primary and not held.primary:
+            found[identity.namespace] = identity
+    return [identity for identity in found.values() if not identity.is_ecid]
 
 
 def _metadata(session: Session, session_id: str, flags: set[str]) -> dict[str, str]:
@@ -260,11 +282,14 @@ def _close_context(m: Metrics) -> dict[str, str]:
         context["a.media.qoe.playerSdkErrors"] = ",".join(m.player_sdk_errors)
     if m.external_errors:
         context["a.media.qoe.externalErrors"] = ",".join(m.external_errors)
-    for state in m.states:
-        name = f"a.media.states.{state.name.lower()}"
-        context[f"{name}.set"] = "true"
-        context[f"{name}.count"] = str(state.count)
-        context[f"{name}.time"] = str(seconds(state.time_ms))
+    totals: dict[str, tuple[int, int]] = {}
+    for state in m.states:  # Analytics knows no case: names that differ in it only are one
+        count, time_ms = totals.get(state.name.lower(), (0, 0))
+        totals[state.name.lower()] = count + state.count, time_ms + state.time_ms
+    for name, (count, time_ms) in totals.items():
+        context[f"a.media.states.{name}.set"] = "true"
+        context[f"a.media.states.{name}.count"] = str(count)
+        context[f"a.media.states.{name}.time"] = str(seconds(time_ms))
     return context
 
 

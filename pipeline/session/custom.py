@@ -3,7 +3,7 @@
 Analytics takes at most 32 KB of context data on a call, in keys of letters, digits, `_` and `.` that it
 compares without case, and 255 bytes of a media variable (`spec/media-collection.md` 4.2). The media path
 is the content id once more, and Analytics itself cuts that to 100 bytes: cutting here would cut the id.
-Nothing is lost: the session record holds everything as sent.
+Nothing is lost of what comes here: the session record holds custom metadata and context data as sent.
 """
 
 from __future__ import annotations

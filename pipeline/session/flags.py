@@ -17,7 +17,8 @@ FLAGS: Final[dict[str, str]] = {
     "clock_not_set": "An event lies before 2010: the device's clock was not set.",
     "context_key_invalid": "A custom key that Analytics can't take was left out of the calls.",
     "context_truncated": "Context data went over the limits of Analytics and was cut (kept in the record).",
-    "custom_metadata_ignored": "customMetadata on an event that does not carry it (kept in the event).",
+    "custom_metadata_ignored": "customMetadata on an event that does not carry it, or a value that a later "
+    "one of that name replaced (kept in the event).",
     "details_ignored": "A details object on an Edge event that does not carry it (kept in the event).",
     "equal_ts": "Two neighbouring events have the same time; their order is the upload's.",
     "events_after_sessionComplete": "Events followed the sessionComplete; they add no content time.",
@@ -28,7 +29,8 @@ FLAGS: Final[dict[str, str]] = {
     "idle_over_30min": "Paused or buffering for more than 30 minutes in one stretch.",
     "length_not_positive": "The content length is 0 or negative: no progress, no average minute audience.",
     "metadata_key_media": "A customMetadata key starts with `media.`; standard fields are not overwritten.",
-    "metadata_key_reserved": "A custom key starts with `a.`, which is for standard fields; it was dropped.",
+    "metadata_key_reserved": "A custom key starts with `a.`, which is for standard fields; it was dropped "
+    "(contextData: from the calls).",
     "mid_generated": "The upload had no ECID; one was derived.",
     "over_24h": "The session spans more than 24 hours.",
     "playhead_beyond_length": "A playhead lies beyond the content length.",
@@ -38,6 +40,7 @@ FLAGS: Final[dict[str, str]] = {
     "stateEnd_without_start_ignored": "A state ended that was not open.",
     "state_limit": "More than 10 different player states; the later names are not counted.",
     "unknown_member": "A member that the API does not document was sent (kept in the event).",
-    "unknown_param": "A param or qoeData key that the API does not document was sent (kept in the event).",
+    "unknown_param": "A param or qoeData key that the API does not document was sent, or one that the same "
+    "key elsewhere in the event overrules (kept in the event).",
     "vid_with_ts": "`vid` is on the calls, which Analytics may refuse on time-stamped ones.",
 }

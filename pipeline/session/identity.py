@@ -45,8 +45,8 @@ def visitor_key_of(value: str | None, datastream_id: str, session_id: str) -> st
 def ecid_of(session: Session, session_id: str) -> tuple[str | None, bool]:
     """Return the ECID and whether it was generated (`spec/media-collection.md` 6.48, DESIGN.md 6.3).
 
-    A generated one derives from the organisation and `appInstallationId`, or for an Edge upload
-    without any identity from the session id, so that a retry gets the same.
+    A generated one derives from the organisation and `appInstallationId`, for an Edge upload from the
+    visitor's identity, and only without any from the session id, so that a retry gets the same.
     """
     visitor = session.visitor
     if visitor.ecid is not None:
@@ -55,7 +55,8 @@ def ecid_of(session: Session, session_id: str) -> tuple[str | None, bool]:
     if visitor.app_installation_id and organisation:
         return _digits(_line(organisation, visitor.app_installation_id)), True
     if session.form == "media_edge":
-        return _digits(_line("session", session_id)), True
+        of = ("session", session_id) if visitor.ecid_seed is None else ("visitor", visitor.ecid_seed)
+        return _digits(_line(*of)), True
     return None, False
 
 

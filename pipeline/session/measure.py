@@ -287,8 +287,12 @@ class Walk:
             self._buffers += 1
 
     def is_content(self) -> bool:
-        """Whether main content plays now: PLAY, no ad open, not completed."""
-        return self.playback is _PLAY and self._ad_state is not _AD and not self._completed
+        """Whether main content plays now: PLAY, no ad open, nor a gap that counts nowhere, not completed."""
+        return (
+            self.playback is _PLAY
+            and (self._ad_state is _NO_BREAK or (self._ad_state is _BREAK and self._break_is_content))
+            and not self._completed
+        )
 
     def has_content_start(self) -> bool:
         """Whether content has played."""
@@ -303,9 +307,9 @@ class Walk:
             return _AD_TIME
         if self._completed:
             return _IDLE_TIME
-        self._quality.play(counted_ms)
         if self._ad_state is _BREAK and not self._break_is_content:
             return _IDLE_TIME
+        self._quality.play(counted_ms)
         if stalled:
             self._stall_ms += took_ms
             return _STALL_TIME

@@ -156,12 +156,14 @@ def _streams_detail(facts: Facts) -> str:
 def _bitrate_detail(facts: Facts) -> str:
     took: dict[float, int] = {}
     bitrate: float | None = None
+    cap_ms = facts.rules.gap_cap_ms
     for interval in facts.intervals:
         qoe = facts.events[interval.from_sequence].qoe
         if qoe is not None and qoe.bitrate is not None:
             bitrate = qoe.bitrate
         if bitrate is not None and interval.spent in (*PLAYING_TIMES, Spent.STALL):
-            took[bitrate] = took.get(bitrate, 0) + interval.counted_ms
+            weighed_ms = interval.took_ms if cap_ms is None else min(interval.took_ms, cap_ms)
+            took[bitrate] = took.get(bitrate, 0) + weighed_ms
     return ", ".join(f"{_number(rate)} for {_number(ms / 1000)} s" for rate, ms in took.items())
 
 

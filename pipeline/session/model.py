@@ -86,7 +86,7 @@ class Event(NamedTuple):
     unknown: Mapping[str, object] | None = None
     """Members and params that neither API documents, by their place in the event (DESIGN.md 6.1).
 
-    With the first event also those of the upload around it."""
+    Also values that another place of the event overrules; with the first event those around it, too."""
 
 
 class Identity(NamedTuple):
@@ -97,11 +97,17 @@ class Identity(NamedTuple):
     auth_state: int = 0
     primary: bool = False
 
+    @property
+    def is_ecid(self) -> bool:
+        """Whether it is the Experience Cloud id, in any case of letters."""
+        # A namespace may be long, and that of very many identities.
+        return len(self.namespace) == len("ECID") and self.namespace.upper() == "ECID"
+
 
 class Visitor(NamedTuple):
     """Who watched, as the upload says it.
 
-    `ecid` is `visitor.marketingCloudUserId`, or the ECID of an identityMap. `key_value` is exactly
+    `ecid` is `visitor.marketingCloudUserId`, or the (primary) ECID of an identityMap. `key_value` is exactly
     the value that identity is computed from (DESIGN.md 6.3): marketingCloudUserId, else the primary
     identityMap entry as "namespace:id", else `None`.
     """
@@ -114,6 +120,8 @@ class Visitor(NamedTuple):
     app_installation_id: str | None = None
     identities: tuple[Identity, ...] = ()
     """customerIDs, or the whole identityMap, in order of appearance."""
+    ecid_seed: str | None = None
+    """What the ECID of an Edge visitor without one is made of: whose datastream, and which identity."""
 
 
 class Routing(NamedTuple):
@@ -149,7 +157,7 @@ class Session(NamedTuple):
     implementation: Implementation = Implementation()
     sent_at_ms: int | None = None
     context_data: Mapping[str, str] | None = None
-    """`_data.__adobe.analytics.contextData` of an Edge item: for the analytics calls only."""
+    """`_data.__adobe.analytics.contextData` of an Edge item: for the analytics calls."""
     flags: frozenset[str] = frozenset()
 
     @property

@@ -17,6 +17,7 @@ OTHER_DIGITS: Final = 32
 
 PSEUDONYMISED: Final = frozenset({"ecid", "aid", "vid", "identities"})
 """What a datastream may name: an ECID, the Analytics ids, and every other identity of the upload."""
+_SEEDS: Final = frozenset({"ecid", "identities"})
 
 
 def pseudonymised(visitor: Visitor, fields: Collection[str], key: bytes) -> Visitor:
@@ -28,6 +29,10 @@ def pseudonymised(visitor: Visitor, fields: Collection[str], key: bytes) -> Visi
     def hashed(value: str) -> str:
         return hmac.new(key, value.encode(), "sha256").hexdigest()[:OTHER_DIGITS]
 
+    def seed(value: str | None) -> str | None:
+        """Hide what a generated ECID is made of, which is another identity of the upload as well."""
+        return hashed(value) if value and not _SEEDS.isdisjoint(fields) else value
+
     def ecid(value: str) -> str:
         number = int.from_bytes(hmac.digest(key, value.encode(), "sha256"), "big")
         return str(number % 10**ECID_DIGITS).rjust(ECID_DIGITS, "0")
@@ -36,10 +41,11 @@ def pseudonymised(visitor: Visitor, fields: Collection[str], key: bytes) -> Visi
         ecid=of("ecid", visitor.ecid, ecid),
         aid=of("aid", visitor.aid, hashed),
         vid=of("vid", visitor.vid, hashed),
-        app_installation_id=of("ecid", visitor.app_installation_id, hashed),  # a generated ECID is made of it
+        app_installation_id=seed(visitor.app_installation_id),
+        ecid_seed=seed(visitor.ecid_seed),
         identities=tuple(
             one._replace(id=of("ecid", one.id, ecid) or "")
-            if one.namespace.upper() == "ECID"
+            if one.is_ecid
             else one._replace(id=of("identities", one.id, hashed) or "")
             for one in visitor.identities
         ),

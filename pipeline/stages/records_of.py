@@ -64,6 +64,7 @@ def session_record(
         implementation=r.Implementation(*session.implementation),
         dimensions=r.Dimensions(**_named(session.details, _DIMENSIONS)),
         custom_metadata=session.events[0].custom_metadata or {},
+        context_data=session.context_data or {},
         metrics=metrics,
         ads=tuple(_ad_record(ad, session.content_id) for ad in viewing.ads),
         chapters=tuple(_chapter_record(chapter, session.content_id) for chapter in viewing.chapters),
@@ -183,6 +184,7 @@ def call_records(
         for suite in routing.report_suites
     )
     viewing = derived.viewing
+    of_session = viewing.flags.union(derived.times.flags)
     return [
         r.AnalyticsCall(
             session_id=identified.session_id,
@@ -204,7 +206,7 @@ def call_records(
             metrics=metrics if call.call is CallKind.MEDIA_CLOSE else None,
             time_spent_ms=None if part is None else part.time_spent_ms,
             is_completed=None if part is None else part.is_completed,
-            flags=tuple(sorted(viewing.flags.union(call.flags))),
+            flags=tuple(sorted(of_session.union(call.flags))),
         )
         for call in derived.calls
         for part in (_closed_part(call, viewing),)
@@ -277,6 +279,7 @@ def visitor_record(session: Session, session_id: str) -> r.Visitor:
         aid=sent.aid,
         vid=sent.vid,
         location_hint=sent.location_hint,
+        app_installation_id=sent.app_installation_id,
         identities=tuple(
             r.Identity(namespace=i.namespace, id=i.id, auth_state=i.auth_state, primary=i.primary)
             for i in sent.identities

@@ -73,7 +73,8 @@ def _common_bytes(session: Session) -> int:
     """Return about what every call and every row holds of the session."""
     visitor = session.visitor
     identities = sum(len(one.namespace) + len(one.id) + _ENTRY_BYTES for one in visitor.identities)
-    ids = sum(len(one) for one in (visitor.ecid, visitor.aid, visitor.vid) if one)
+    named = (visitor.ecid, visitor.aid, visitor.vid, visitor.app_installation_id)
+    ids = sum(len(one) for one in named if one)
     return (
         identities
         + ids

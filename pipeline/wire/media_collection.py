@@ -41,6 +41,8 @@ _START: Final = "sessionStart"
 _MEMBERS: Final = frozenset({"eventType", "playerTime", "params", "qoeData", "customMetadata"})
 _NUMBERS: Final = (int, float)
 _IMPLEMENTATION: Final = Implementation(name="media-collection-api")
+_ERROR_ID: Final = ("media.errorId", "media.qoe.errorID")
+_ERROR_SOURCE: Final = ("media.errorSource", "media.qoe.errorSource")
 
 
 def decode(body: bytes, path: str, *, strict: bool = False) -> Session:
@@ -72,7 +74,7 @@ def decode(body: bytes, path: str, *, strict: bool = False) -> Session:
         events=tuple(events),  # type: ignore[arg-type]  # None only where there is a problem
         visitor=_visitor(params),
         routing=_routing(params),
-        implementation=_IMPLEMENTATION,
+        implementation=_implementation(params),
         flags=frozenset(reader.flags),
     )
 
@@ -209,6 +211,8 @@ class _Reader:
         if not element.keys() <= _MEMBERS:
             strange = {name: value for name, value in element.items() if name not in _MEMBERS}
             self._unknown(place, strange, "unknown_member")
+        if params and quality:
+            self._overruled(kind.kind, params, quality)
         return Event(
             kind=kind.kind,
             occurred_at_ms=ts,
@@ -220,6 +224,21 @@ class _Reader:
             states_ended=states[1],
             unknown=self._taken(),
         )
+
+    def _overruled(self, kind: Kind, params: Mapping[str, Any], quality: Mapping[str, Any]) -> None:
+        """Keep what stands in both objects with two values: of an error params win, of quality qoeData."""
+        lost: dict[str, dict[str, Any]] = {}
+        if kind is Kind.ERROR:
+            pairs = [(param, name) for param, name in (_ERROR_ID, _ERROR_SOURCE) if params.get(param)]
+            lost["qoeData"] = {n: quality[n] for p, n in pairs if quality.get(n, params[p]) != params[p]}
+        elif kind is Kind.BITRATE_CHANGE:
+            lost["params"] = {
+                n: params[n] for n in QOE if n in params and quality.get(n, params[n]) != params[n]
+            }
+        for place, values in lost.items():
+            if values:
+                self.flags.add("unknown_param")
+                self._kept[place] = {**self._kept.get(place, {}), **values}
 
     def _taken(self) -> dict[str, Any] | None:
         """Return what the event has that no API documents, by its place in the event."""
@@ -395,6 +414,12 @@ def _visitor(params: Mapping[str, Any]) -> Visitor:
             for name, customer in params.get(CUSTOMER_IDS, {}).items()
         ),
     )
+
+
+def _implementation(params: Mapping[str, Any]) -> Implementation:
+    """Return what sent it: its version is that of the media library (`spec/params.csv`)."""
+    version = params.get("media.libraryVersion")
+    return _IMPLEMENTATION._replace(version=version) if version else _IMPLEMENTATION
 
 
 def _routing(params: Mapping[str, Any]) -> Routing:

@@ -126,11 +126,12 @@ class _Reader:
         event_type = xdm.get("eventType")
         if event_type != EVENT_TYPE:
             self._problem("$.xdm.eventType", *_absent_or(event_type, "enum", f"must be {EVENT_TYPE}"))
-        visitor = self._visitor(xdm)
+        visitor = self._visitor(xdm, datastream)
         sent_at = self._moment("$.xdm", xdm, "timestamp", required=False)
         implementation = self._object("$.xdm", xdm, "implementationDetails") or {}
         self._values("$.xdm.implementationDetails", implementation, EDGE_IMPLEMENTATION)
         self._others("$.xdm", xdm, _XDM_MEMBERS)
+        self._misplaced(xdm)
         self._others("$", item, _ITEM_MEMBERS)
         context = self._context(item)
         events = self._events(xdm)
@@ -287,6 +288,7 @@ class _Reader:
             self._problem(f"{place}.customMetadata", "type", "must be an array")
             return None
         kept: dict[str, str] = {}
+        lasts: dict[str, int] = {}
         for number, pair in enumerate(sent):
             at = f"{place}.customMetadata[{number}]"
             if not self._is_object(at, pair):
@@ -300,7 +302,11 @@ class _Reader:
                 continue
             if name.startswith("media."):
                 self.flags.add("metadata_key_media")
-            kept[name] = value
+            if kept.get(name, value) != value:
+                self._keep(
+                    f"{place}.customMetadata[{lasts[name]}]", sent[lasts[name]], "custom_metadata_ignored"
+                )
+            kept[name], lasts[name] = value, number
         if kind not in EDGE_METADATA_KINDS:
             self.flags.add("custom_metadata_ignored")
         return kept or None
@@ -331,7 +337,19 @@ class _Reader:
                 if name not in known:
                     self._unknown(f"{place}.{name}", value)
 
-    def _visitor(self, xdm: Mapping[str, Any]) -> Visitor:
+    def _misplaced(self, xdm: Mapping[str, Any]) -> None:
+        """Keep what a mediaCollection has that stands beside the events, where it means nothing.
+
+        Strict or not: who goes by the published OpenAPI must send one.
+        """
+        place, sent = "$.xdm.mediaCollection", xdm.get("mediaCollection")
+        if type(sent) is dict:
+            for name, value in sent.items():
+                self._keep(f"{place}.{name}", value, "unknown_member")
+        elif "mediaCollection" in xdm:
+            self._keep(place, sent, "unknown_member")
+
+    def _visitor(self, xdm: Mapping[str, Any], datastream: Datastream) -> Visitor:
         sent = self._object("$.xdm", xdm, "identityMap")
         if sent is None:
             if self._strict and "identityMap" not in xdm:
@@ -356,24 +374,36 @@ class _Reader:
                         )
                     )
         # Of several the order of the map, which a retry need not keep, must not decide.
-        primary = min((i for i in identities if i.primary), key=lambda i: (i.namespace, i.id), default=None)
-        ecid = next((i.id for i in identities if i.namespace == "ECID"), None)
+        named = min(identities, key=lambda i: (not i.primary, i.namespace, i.id), default=None)
+        ecid = max((i for i in identities if i.is_ecid), key=lambda i: i.primary, default=None)
         return Visitor(
-            ecid=ecid,
-            key_value=f"{primary.namespace}:{primary.id}" if primary else None,
+            ecid=ecid.id if ecid else None,
+            key_value=f"{named.namespace}:{named.id}" if named and named.primary else None,
             identities=tuple(identities),
+            ecid_seed=(
+                f"{datastream.organisation or datastream.id}\n{named.namespace}:{named.id}" if named else None
+            ),
         )
 
     def _context(self, item: Mapping[str, Any]) -> dict[str, str] | None:
-        """Return `_data.__adobe.analytics.contextData`: strings only, for the analytics calls."""
-        at: Any = item
+        """Return `_data.__adobe.analytics.contextData`: strings only, for the analytics calls.
+
+        What lies beside it or on the way to it is not documented.
+        """
+        at, place = item, "$"
         for name in ("_data", "__adobe", "analytics", "contextData"):
-            at = at.get(name) if type(at) is dict else None
-        if type(at) is not dict:
-            return None
+            if name not in at:
+                return None
+            place = f"{place}.{name}"
+            if type(at[name]) is not dict:
+                self._unknown(place, at[name])
+                return None
+            at = at[name]
+            if name != "contextData":
+                self._others(place, at, _NEXT[name])
         for name, value in at.items():
             if type(value) is not str:
-                self._unknown(f"$._data.__adobe.analytics.contextData.{name}", value)
+                self._unknown(f"{place}.{name}", value)
         return {name: value for name, value in at.items() if type(value) is str} or None
 
     def _moment(self, place: str, values: Mapping[str, Any], name: str, *, required: bool) -> Moment | None:
@@ -454,6 +484,12 @@ _XDM_MEMBERS: Final = frozenset(
     {"eventType", "identityMap", "implementationDetails", "mediaDownloadedEvents", "timestamp"}
     | {"mediaCollection"}  # the published OpenAPI wants it here, by a slip (`spec/media-edge.md` 1.2)
 )
+_NEXT: Final = {
+    "_data": frozenset({"__adobe"}),
+    "__adobe": frozenset({"analytics"}),
+    "analytics": frozenset({"contextData"}),
+}
+"""What is read of each object on the way to the context data."""
 _EVENT_MEMBERS: Final = frozenset({"mediaEventTimestamp", "mediaEventType", "mediaCollection"})
 _NO_QOE: Final = Qoe()
 

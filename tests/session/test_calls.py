@@ -252,3 +252,31 @@ def test_context_over_the_limit_is_cut_from_custom_values_and_flagged() -> None:
     assert sum(len(k) + len(v) for k, v in call.context.items()) <= CONTEXT_LIMIT_BYTES
     assert call.context["a.media.name"] == "film-1"
     assert "context_truncated" in call.flags
+
+
+def test_an_identity_map_is_sent_as_one_customer_id_for_each_namespace_but_the_ecid() -> None:
+    given = (
+        Identity("ecid", "1" * 38, primary=True),
+        Identity("email", "first", 2),
+        Identity("email", "main", 1, primary=True),
+        Identity("crm", "77"),
+        Identity("crm", "78", 1),
+    )
+    session = story("0 start, 9 end", form=Form.MEDIA_EDGE)
+    query = calls_of(session._replace(visitor=Visitor(ecid="1" * 38, identities=given)))[0].query
+    assert {name: value for name, value in query.items() if name.startswith("cid.")} == {
+        "cid.email.id": "main",
+        "cid.email.as": "1",
+        "cid.crm.id": "77",
+        "cid.crm.as": "0",
+    }
+
+
+def test_states_whose_names_differ_in_case_only_are_one_variable_with_both_their_times() -> None:
+    text = "0 start, 0 on Kids, 10 off Kids, 20 on kids, 25 off kids, 30 on KIDS, 31 end"
+    context = calls_of(story(text))[-1].context
+    assert {name: value for name, value in context.items() if name.startswith("a.media.states.")} == {
+        "a.media.states.kids.set": "true",
+        "a.media.states.kids.count": "3",
+        "a.media.states.kids.time": "16",
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 
@@ -10,6 +12,7 @@ from pipeline.session.explain import Because, Explanation, explain
 from pipeline.session.measure import measure
 from pipeline.session.metric_rules import RULES
 from pipeline.session.model import Metrics, Session
+from pipeline.session.rounding import half_up
 from tests.session.test_properties import sessions
 from tests.stories import story
 
@@ -29,11 +32,24 @@ COUNTS = (
     "error_count",
     "bitrate_change_count",
 )
-RULE_SETS = (Rules(), Rules(gap_cap_ms=60_000, stall=False), Rules(ad_break_gap=AdBreakGap.NONE))
+RULE_SETS = (
+    Rules(),
+    Rules(gap_cap_ms=60_000, stall=False),
+    Rules(gap_cap_ms=5_000),
+    Rules(ad_break_gap=AdBreakGap.NONE),
+)
 
 
 def because(explanation: Explanation, metric: str) -> Because:
     return next(b for b in explanation.metrics if b.metric == metric)
+
+
+def average(detail: str) -> int | None:
+    """Return the average of a detail such as "100 for 20 s, 200 for 5.5 s"."""
+    parts = [part.removesuffix(" s").split(" for ") for part in detail.split(", ") if part]
+    weights = [(Fraction(rate), Fraction(took_s)) for rate, took_s in parts]
+    total_s = sum(took_s for _, took_s in weights)
+    return half_up(float(sum(rate * took_s for rate, took_s in weights) / total_s)) if total_s else None
 
 
 def test_every_metric_has_one_rule() -> None:
@@ -52,6 +68,7 @@ def test_what_a_rule_names_adds_up_to_the_value(session: Session) -> None:
         for metric in COUNTS:
             found = because(explanation, metric)
             assert len(found.events) == found.value == getattr(metrics, metric), metric
+        assert average(because(explanation, "bitrate_average_kbps").detail) == metrics.bitrate_average_kbps
         for part in (*explanation.ads, *explanation.chapters):
             assert sum(i.counted_ms for i in part.intervals) == part.time_spent_ms
 
@@ -108,3 +125,27 @@ def test_lanes_hold_playback_ads_chapters_and_states() -> None:
         (25_000, 60_000, "content"),
     ]
     assert [(bar.from_ms, bar.to_ms) for bar in lanes["fullscreen"]] == [(40_000, 60_000)]
+
+
+GAP = "0 start bitrate=100, 0 play, 10 break bitrate=900, 20 ping, 30 endbreak bitrate=200, 40 end"
+
+
+def test_a_gap_in_a_break_that_counts_nowhere_weighs_no_bitrate() -> None:
+    rules = Rules(ad_break_gap=AdBreakGap.NONE)
+    found = because(explain(story(GAP), rules), "bitrate_average_kbps")
+    assert (found.value, found.detail) == (150, "100 for 10 s, 200 for 10 s")
+    counted = because(explain(story(GAP), Rules()), "bitrate_average_kbps")
+    assert (counted.value, counted.detail) == (525, "100 for 10 s, 900 for 20 s, 200 for 10 s")
+
+
+def test_a_gap_in_a_break_that_counts_nowhere_starts_no_content() -> None:
+    text = "0 start, 0 break, 0 play, 5 ping, 9 endbreak, 9 end"
+    explanation = explain(story(text), Rules(ad_break_gap=AdBreakGap.NONE))
+    assert (because(explanation, "is_played").value, because(explanation, "is_played").events) == (False, ())
+    assert because(explain(story(text), Rules()), "is_played").events == (2,)
+
+
+def test_a_stall_weighs_its_bitrate_as_far_as_the_gap_cap_lets_it() -> None:
+    text = "0 start bitrate=100, 0 play @0, 50 ping @0, 100 ping @0 bitrate=200, 101 ping @0, 102 end @0"
+    found = because(explain(story(text), Rules(gap_cap_ms=10_000)), "bitrate_average_kbps")
+    assert (found.value, found.detail) == (109, "100 for 20 s, 200 for 2 s")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
+
+import pytest
 
 from pipeline.session.datastream import OPEN_DATASTREAM, Datastream
-from pipeline.session.identity import pod_or_chapter_id, session_id, visitor_key
-from pipeline.session.model import Session, Visitor
+from pipeline.session.identity import ecid_of, pod_or_chapter_id, session_id, visitor_key
+from pipeline.session.model import Form, Session, Visitor
+from pipeline.session.pseudonyms import pseudonymised
 from pipeline.wire import media_collection, media_edge
 from pipeline.wire.encode import to_media_collection, to_media_edge
 from tests.stories import story
@@ -103,3 +107,64 @@ def test_the_visitor_key_is_shared_by_a_visitors_uploads_and_falls_back_to_the_s
 
 def test_pod_and_chapter_ids_are_the_md5_of_the_content_and_the_index() -> None:
     assert pod_or_chapter_id("abc", 1) == "900150983cd24fb0d6963f7d28e17f72_1"
+
+
+EMAIL = {"email": [{"id": "zoe@example.org"}]}
+PRIMARY = {"email": [{"id": "zoe@example.org", "primary": True}], "crm": [{"id": "7"}]}
+
+
+def of_edge(text: str, identity_map: dict[str, Any], datastream: Datastream = OPEN_DATASTREAM) -> Session:
+    item = json.loads(to_media_edge(story(text, form=Form.MEDIA_EDGE)))
+    item["xdm"]["identityMap"] = identity_map
+    return media_edge.decode(json.dumps(item).encode(), datastream)
+
+
+def ecids(
+    identity_map: dict[str, Any], *datastreams: Datastream, hide: str = "", key: bytes = b"k"
+) -> set[Any]:
+    """Return the ECIDs of two sessions of one visitor, in each of these datastreams."""
+    found = set()
+    for datastream in datastreams or (OPEN_DATASTREAM,):
+        for text in ("0 start, 5 end", "100 start, 109 end"):
+            session = of_edge(text, identity_map, datastream)
+            session = session._replace(visitor=pseudonymised(session.visitor, hide.split(), key))
+            ecid, generated = ecid_of(session, identity(session))
+            assert generated
+            assert len(ecid or "") == 38
+            found.add(ecid)
+    return found
+
+
+@pytest.mark.parametrize("identity_map", [EMAIL, PRIMARY])
+def test_an_edge_visitor_without_an_ecid_gets_the_same_one_for_every_session(
+    identity_map: dict[str, Any],
+) -> None:
+    assert len(ecids(identity_map)) == 1
+    assert ecids(identity_map).isdisjoint(ecids({"email": [{"id": "another"}]}))
+
+
+def test_only_nobody_has_an_ecid_of_the_session() -> None:
+    assert len(ecids({})) == 2
+
+
+def test_an_edge_visitor_has_one_generated_ecid_in_an_organisation_and_others_elsewhere() -> None:
+    one, two = Datastream(id="one"), Datastream(id="two")
+    assert len(ecids(PRIMARY, one, two)) == 2
+    of_both = [datastream._replace(organisation="ORG@AdobeOrg") for datastream in (one, two)]
+    assert len(ecids(PRIMARY, *of_both)) == 1
+
+
+@pytest.mark.parametrize("hide", ["ecid", "identities"])
+@pytest.mark.parametrize("identity_map", [EMAIL, PRIMARY])
+def test_a_generated_ecid_is_made_of_the_pseudonym(hide: str, identity_map: dict[str, Any]) -> None:
+    plain, one, two = (
+        ecids(identity_map, hide=h, key=k) for h, k in (("aid", b"1"), (hide, b"1"), (hide, b"2"))
+    )
+    assert len(plain) == len(one) == len(two) == 1
+    assert len(plain | one | two) == 3
+
+
+@pytest.mark.parametrize("hide", ["ecid", "identities"])
+def test_an_installation_is_hidden_with_the_ecid_that_may_be_made_of_it(hide: str) -> None:
+    visitor = pseudonymised(Visitor(ecid="1", app_installation_id="app-1"), [hide], b"key")
+    assert visitor.app_installation_id not in {None, "app-1"}

@@ -162,3 +162,28 @@ def test_calls_of_one_visitor_share_a_key_and_a_session_shares_its_own() -> None
     lie = {topic: {r.partition for r in records if r.topic == topic} for topic in keys}
     lie.pop("media.days.changed", None)
     assert set().union(*lie.values()) == {stored[0].partition}
+
+
+def test_context_data_is_in_the_record_as_it_was_sent() -> None:
+    sent = {"campaign": "c", "a.foo": "x", "two words": "y", "long": "z" * 40_000}
+    session = story("0 start, 9 end", form=Form.MEDIA_EDGE)._replace(context_data=sent)
+    found = records_of(body_of(session, Form.MEDIA_EDGE), Form.MEDIA_EDGE)
+    assert found["media.sessions"][0]["context_data"] == sent
+    for call in found["media.analytics.calls"]:
+        assert sent.keys() & call["context"].keys() == {"campaign"}
+        assert {"context_truncated", "context_key_invalid", "metadata_key_reserved"} <= set(call["flags"])
+
+
+def test_an_installation_is_kept_beside_the_ecid() -> None:
+    session = story("0 start, 9 end")
+    visitor = session.visitor._replace(app_installation_id="app-1")
+    found = records_of(to_media_collection(session._replace(visitor=visitor)), Form.MEDIA_COLLECTION)
+    for record in (*found["media.sessions"], *found["media.analytics.calls"]):
+        assert (record["visitor"]["ecid"], record["visitor"]["app_installation_id"]) == ("1" * 38, "app-1")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_doubts_of_the_clock_are_on_the_calls_too(form: Form) -> None:
+    found = records_of(body_of(story("0 start, 50 end", form=form), form), form, BASE_MS + 40_000)
+    for record in (*found["media.sessions"], *found["media.analytics.calls"]):
+        assert "clock_ahead" in record["flags"]

@@ -16,7 +16,7 @@ from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.topics import load_topics
 from pipeline.stages.datastreams import OPEN_DIRECTORY
 from pipeline.stages.receive import DOWNLOADED, Request
-from pipeline.stages.sizes import DEFAULT_SIZES, Sizes
+from pipeline.stages.sizes import DEFAULT_SIZES, OutputTooLarge, Sizes, require_small
 from pipeline.topology import Processed, Topology
 from pipeline.wire.encode import to_media_collection
 from tests.fakes import FakeSchemaIds
@@ -123,6 +123,14 @@ def test_what_would_give_too_much_is_one_dead_letter_and_its_neighbours_count(
     assert letter.body == json.dumps(amplifier).encode()
     assert [problem.rule for problem in letter.problems] == ["output_too_large"]
     assert processed.faults == (), "it is nobody's fault but the body's"
+
+
+def test_the_installation_that_each_call_repeats_is_counted_before_any_is_made() -> None:
+    session = story("0 start, 0 play, 1 chapter 1, 9 chaptercomplete, 10 complete")
+    visitor = session.visitor._replace(app_installation_id="i" * 100_000)
+    require_small(session, 100_000, 100_000)
+    with pytest.raises(OutputTooLarge):
+        require_small(session._replace(visitor=visitor), 100_000, 100_000)
 
 
 def test_so_many_of_them_as_one_likes_stop_no_worker() -> None:

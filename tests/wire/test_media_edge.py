@@ -185,6 +185,90 @@ def test_context_data_that_is_no_text_is_kept_aside() -> None:
     assert session.events[0].unknown == {"$._data.__adobe.analytics.contextData.n": 1}
 
 
+def test_of_several_ecids_the_primary_one_is_the_visitors() -> None:
+    def session(*primary: bool) -> Session:
+        given = [{"id": str(number), "primary": is_primary} for number, is_primary in enumerate(primary)]
+        return decoded(lambda item: item["xdm"].update(identityMap={"ECID": given}))
+
+    assert session(False, True, True).visitor.ecid == "1"
+    assert session(False, False).visitor.ecid == "0"
+
+
+@pytest.mark.parametrize(
+    ("sent", "unknown"),
+    [
+        (None, {"$._data": None}),
+        ([1], {"$._data": [1]}),
+        ({"other": {"a": 1}}, {"$._data.other": {"a": 1}}),
+        ({"__adobe": "text"}, {"$._data.__adobe": "text"}),
+        (
+            {"__adobe": {"target": {}, "analytics": 1}},
+            {"$._data.__adobe.target": {}, "$._data.__adobe.analytics": 1},
+        ),
+        ({"__adobe": {"analytics": {"eVar1": "x"}}}, {"$._data.__adobe.analytics.eVar1": "x"}),
+        (
+            {"__adobe": {"analytics": {"contextData": "text"}}},
+            {"$._data.__adobe.analytics.contextData": "text"},
+        ),
+    ],
+)
+def test_what_lies_beside_the_context_data_or_in_its_place_is_kept(
+    sent: Any, unknown: dict[str, Any]
+) -> None:
+    session = decoded(lambda item: item.update(_data=sent))
+    assert session.context_data is None
+    assert session.events[0].unknown == unknown
+    assert "unknown_member" in session.flags
+    named = {"ECID": [{"id": "1"}]}
+    refused = problems(
+        lambda item: item.update(_data=sent) or item["xdm"].update(identityMap=named), Datastream(strict=True)
+    )
+    assert [(p.pointer, p.rule) for p in refused] == [(place, "additionalProperties") for place in unknown]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_context_data_alone_is_nothing_unknown(strict: bool) -> None:
+    def change(item: dict[str, Any]) -> None:
+        item["_data"] = {"__adobe": {"analytics": {"contextData": {"a": "x"}}}}
+        item["xdm"].update(identityMap={"ECID": [{"id": "1"}]}, mediaCollection={})
+
+    session = decoded(change, Datastream(strict=strict))
+    assert (session.context_data, session.flags) == ({"a": "x"}, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("sent", "unknown"),
+    [
+        (
+            {"playhead": 1, "new": "x"},
+            {"$.xdm.mediaCollection.playhead": 1, "$.xdm.mediaCollection.new": "x"},
+        ),
+        ("text", {"$.xdm.mediaCollection": "text"}),
+    ],
+)
+def test_a_media_collection_beside_the_events_is_kept_where_it_says_something(
+    sent: Any, unknown: dict[str, Any]
+) -> None:
+    def change(item: dict[str, Any]) -> None:
+        item["xdm"].update(identityMap={"ECID": [{"id": "1"}]}, mediaCollection=sent)
+
+    for strict in (False, True):
+        session = decoded(change, Datastream(strict=strict))
+        assert session.events[0].unknown == unknown
+        assert "unknown_member" in session.flags
+
+
+def test_of_a_custom_key_that_is_there_twice_the_replaced_value_is_kept() -> None:
+    pairs = [{"name": "k", "value": value} for value in ("one", "two", "two", "three")]
+    session = decoded(lambda item: collection(item, 0).update(customMetadata=pairs))
+    assert session.events[0].custom_metadata == {"k": "three"}
+    assert session.events[0].unknown == {
+        "mediaCollection.customMetadata[0]": pairs[0],
+        "mediaCollection.customMetadata[2]": pairs[2],
+    }
+    assert session.flags == {"custom_metadata_ignored"}
+
+
 def test_a_session_id_is_refused_or_ignored_by_a_switch() -> None:
     def change(item: dict[str, Any]) -> None:
         collection(item)["sessionID"] = "x" * 64
