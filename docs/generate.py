@@ -22,8 +22,8 @@ from pipeline.session.machine import AD as AD_TABLE
 from pipeline.session.machine import CHAPTER as CHAPTER_TABLE
 from pipeline.session.machine import PLAYBACK
 from pipeline.session.metric_rules import RULES as METRIC_RULES
-from pipeline.settings import defaults, names
-from pipeline.stages.datastreams import OPTIONS, RULE_OPTIONS, Option
+from pipeline.settings import bounds, defaults, names
+from pipeline.stages.datastreams import OPTIONS, RULE_OPTIONS, Keys, Option
 from pipeline.stages.prepare import REASONS
 from pipeline.wire.problems import RULES
 from pipeline.wire.responses import EDGE_ERRORS
@@ -33,6 +33,7 @@ DOCS: Final = Path(__file__).parent
 EXAMPLE: Final = DOCS.parent / "examples" / "datastreams.toml"
 TYPE_NAMES: Final[dict[type, str]] = {
     str: "text",
+    Keys: "text or list of text",
     bool: "true or false",
     int: "whole number",
     float: "number",
@@ -42,17 +43,32 @@ _QUALITY_NOTES: Final = {
     "timeToStart": "ms on Media Collection, seconds on Media Edge",
     "droppedFrames": "so far",
 }
+CHANGING: Final = """## Changing it
+
+- Ingest and workers read the file at their start, and all of them must have the same one: the worker judges \
+every upload again, and where it comes to another verdict, that is the dead letter `door_disagrees`.
+- So drain before a change: stop the ingests (their spools must be empty), let `pipeline ledger` show \
+nothing pending, stop the workers, then start all with the new file.
+- An id is part of every session id and visitor key. Never rename one: what devices send again would count \
+again, under the new name. Keep an id that is out of use, with `disabled = true` and its report suites \
+(without any it would be the open one).
+- Another `PIPELINE_PSEUDONYM_KEY` changes every pseudonym at once: nobody is the same person in outputs \
+before and after it.
+
+"""
 NOTE: Final = "<!-- Drawn from the code by `python -m docs.generate`; change the tables there. -->\n"
 
 
 def settings() -> str:
     """Return the page of all settings."""
-    rows = [(f"`{name}`", f"`{defaults()[name]}`", doc) for name, doc in names().items()]
+    rows = [
+        (f"`{name}`", f"`{defaults()[name]}`", bounds()[name] or "-", doc) for name, doc in names().items()
+    ]
     return _page(
         "Settings",
         "Every setting is an environment variable; a command's own option wins over it. A variable that is "
         "nearly one of them is told on standard error when a command starts.",
-        _table(("Variable", "Default", "Meaning"), rows),
+        _table(("Variable", "Default", "Bounds", "Meaning"), rows),
     )
 
 
@@ -64,9 +80,8 @@ def datastreams() -> str:
         "is the Edge `configId`, and `report_suites` bind Media Collection uploads. At most one may be open "
         "(without report suites): it takes what no other claims. Without an open one an unknown report suite "
         "is answered 201 and kept as the dead letter `unknown_datastream`, and an unknown `configId` gets "
-        "the documented problem. Without the file one open datastream takes everything. Ingest and workers "
-        "read the same file at their start.",
-        f"## Example\n\n```toml\n{EXAMPLE.read_text()}```\n\n"
+        "the documented problem. Without the file one open datastream takes everything.",
+        f"## Example\n\n```toml\n{EXAMPLE.read_text()}```\n\n{CHANGING}"
         f"## Options\n\n{_options(OPTIONS, Datastream()._asdict())}\n"
         "## Rules\n\nThe switches of how numbers are made, in a table `rules` of the datastream.\n\n"
         f"{_options(RULE_OPTIONS, Rules()._asdict())}",

@@ -47,12 +47,17 @@ _LATENESS_S: Final = (
 )
 
 METRICS: Final[tuple[Metric, ...]] = (
-    Metric("pipeline_requests_total", Type.COUNTER, ("path", "status"), "HTTP requests answered."),
+    Metric(
+        "pipeline_requests_total",
+        Type.COUNTER,
+        ("path", "status"),
+        "Requests to the upload paths alone; 408 are also bodies that broke off, which get no answer.",
+    ),
     Metric(
         "pipeline_request_seconds",
         Type.HISTOGRAM,
         ("path",),
-        "Time from the request's headers to the answer.",
+        "Time from the request's headers to the answer, so also what the device takes to send the body.",
         _REQUEST_S,
     ),
     Metric("pipeline_uploads_total", Type.COUNTER, ("verdict",), "Uploads that the door made durable."),

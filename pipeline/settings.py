@@ -96,12 +96,14 @@ class Settings:
     pseudonym_key: str = _setting("", "Key of the pseudonyms of datastreams that ask for them.", secret=True)
     spool_limit_bytes: int = _setting(
         4 * 1024**3,
-        "Most bytes in the ingest's spool, set aside or not; beyond it answers are 503.",
+        "Most bytes in the ingest's spool and those that it adopted, set aside or not; beyond it answers are "
+        "503.",
         at_least=1024 * 1024,
     )
     spool_max_age_s: int = _setting(
         7 * 86_400,
-        "With an older upload in the spool answers are 503; must be under the retention of media.uploads.",
+        "With an older upload in the spool, or in an adopted one, answers are 503; must be under the "
+        "retention of media.uploads.",
         at_least=60,
     )
     ingest_processes: int = _setting(
@@ -115,7 +117,10 @@ class Settings:
     )
     metrics_dir: str = _setting("", "Where such processes share their metrics; set by the program itself.")
     ingest_drain_s: int = _setting(
-        10, "How long a stopping ingest waits for requests that it has begun.", at_least=0, at_most=600
+        10,
+        "How long a stopping ingest waits, for requests that it has begun and for its spool to drain.",
+        at_least=0,
+        at_most=600,
     )
     worker_batch_records: int = _setting(
         2_000,
@@ -183,7 +188,9 @@ class Settings:
         at_most=1_000,
     )
     kafka_bootstrap: str = _setting(
-        "", "Kafka brokers as host:port, comma-separated; empty: the embedded log."
+        "",
+        "Kafka brokers as host:port, comma-separated; empty: the embedded log. `pipeline run` and `pipeline "
+        "demo` are the embedded log, whatever this says.",
     )
     kafka_security_protocol: str = _setting(
         "PLAINTEXT",
@@ -243,6 +250,14 @@ def defaults() -> dict[str, str]:
     return {PREFIX + f.name.upper(): str(f.default) for f in dataclasses.fields(Settings)}
 
 
+def bounds() -> dict[str, str]:
+    """Return every environment variable with what its setting must be, empty where that is free."""
+    return {
+        PREFIX + f.name.upper(): _bounds(f.metadata["at_least"], f.metadata["at_most"])
+        for f in dataclasses.fields(Settings)
+    }
+
+
 def misspelt() -> dict[str, str]:
     """Return each variable of this process that is no setting but nearly one, with the one that was meant.
 
@@ -292,8 +307,17 @@ def _parsed(variable: str, row: dataclasses.Field[Any], given: Any) -> Any:
         raise SettingError(f"{variable} must be a whole number, not {given!r}") from None
     low, high = row.metadata["at_least"], row.metadata["at_most"]
     if (low is not None and number < low) or (high is not None and number > high):
-        raise SettingError(f"{variable} must be between {low} and {high}, not {number}")
+        raise SettingError(f"{variable} must be {_bounds(low, high)}, not {number}")
     return number
+
+
+def _bounds(low: int | None, high: int | None) -> str:
+    """Return the bounds in words, empty where there are none."""
+    if low is not None and high is not None:
+        return f"between {low} and {high}"
+    if low is not None:
+        return f"at least {low}"
+    return "" if high is None else f"at most {high}"
 
 
 def _parsed_text(variable: str, one_of: tuple[str, ...], given: str) -> str:

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 import uvloop
@@ -28,6 +28,7 @@ from pipeline.ingest.processes import serve_by_processes
 from pipeline.ingest.server import bind, serve
 from pipeline.ingest.spooling import Forwarder, SpooledSink, Way
 from pipeline.kafka import admin
+from pipeline.kafka.clients import Unreachable
 from pipeline.kafka.uploads import UploadProducer
 from pipeline.log.spool import Spool, left_behind
 from pipeline.metrics import Meters
@@ -39,11 +40,18 @@ _log = structlog.get_logger("pipeline.ingest")
 
 SPOOLS: Final = "spool"
 RAN_BEFORE: Final = "ingest-ran-on-kafka"
-"""A file that says that these settings led to a working Kafka once."""
+"""A file that says which settings led to a working Kafka."""
 SPOOL_DEADLINE_S: Final = 2.0
 """What the spool may take beyond the time that Kafka had."""
 SPOOL_TRIES: Final = 10
 REGISTRY_AGAIN_S: Final = 5.0
+
+
+class Worked(NamedTuple):
+    """What that file holds, a line each; earlier versions did not write the second."""
+
+    address: str
+    partitions: str
 
 
 def ingest(settings: Settings) -> int:
@@ -106,10 +114,11 @@ def ingest(settings: Settings) -> int:
             def serving(_stop: object) -> None:
                 _log.info("serving", url=url, kafka=settings.kafka_bootstrap)
 
+            told_at = 0.0
             try:
-                await serve(App(door), settings, listener, meters, serving)
+                told_at = await serve(App(door), settings, listener, meters, serving)
             finally:
-                await _stop_forwarding(forwarding, forwarder, settings.ingest_drain_s)
+                await _stop_forwarding(forwarding, forwarder, told_at + settings.ingest_drain_s)
                 for task in others:
                     task.cancel()
 
@@ -180,10 +189,10 @@ class Addresser:
         return record._replace(partition=partition, value=value)
 
 
-async def _stop_forwarding(forwarding: asyncio.Task[None], forwarder: Forwarder, drain_s: float) -> None:
-    """Give the spool a while to drain; what stays is kept for the next process."""
-    end = time.monotonic() + drain_s
-    while forwarder.waiting and time.monotonic() < end and not forwarding.done():  # noqa: ASYNC110 - it shrinks
+async def _stop_forwarding(forwarding: asyncio.Task[None], forwarder: Forwarder, end: float) -> None:
+    """Let the spool drain until this time of the loop; what stays is kept for the next process."""
+    now = asyncio.get_running_loop().time
+    while forwarder.waiting and now() < end and not forwarding.done():  # noqa: ASYNC110 - it shrinks
         await asyncio.sleep(0.05)
     forwarding.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -193,26 +202,31 @@ async def _stop_forwarding(forwarding: asyncio.Task[None], forwarder: Forwarder,
 
 
 def _require_kafka_once(settings: Settings) -> bool:
-    """Return whether these settings have worked before; raise `SettingError` when they never did and don't.
+    """Return whether these settings have worked before; raise `SettingError` when Kafka refuses them.
 
     A broker that is away must not stop an ingest that could spool; an address that never worked is a
     mistake in the settings.
     """
     admin.require_client(settings)
     marker = settings.data_dir / RAN_BEFORE
-    worked = f"{settings.kafka_bootstrap} {settings.kafka_topic_prefix}"
-    ran_before = marker.exists() and marker.read_text() == worked
+    worked = Worked(f"{settings.kafka_bootstrap} {settings.kafka_topic_prefix}", str(settings.partitions))
+    before = Worked(*marker.read_text().partition("\n")[::2]) if marker.exists() else None
+    ran_before = before is not None and before.address == worked.address
     try:
         admin.require_topics(settings, load_topics(settings.partitions))
         admin.require_retention(settings)
-    except admin.RetentionTooShort:
-        raise
-    except SettingError as error:
-        if not ran_before:
+    except Unreachable as error:
+        if before is None or not ran_before:
             raise
+        if before.partitions not in ("", worked.partitions):
+            raise SettingError(
+                f"PIPELINE_PARTITIONS is {worked.partitions}, but the topics had {before.partitions} when "
+                f"Kafka was last reached: it must be what they were made with. And now: {error}"
+            ) from None
         _log.warning("kafka_is_away", reason=str(error))
         return True
-    marker.write_text(worked)
+    if before != worked:
+        marker.write_text("\n".join(worked))
     return ran_before
 
 

@@ -17,6 +17,7 @@ from pipeline.commands.configured import client_ip_of, limits_of, load_directory
 from pipeline.commands.garbage import tune_gc
 from pipeline.commands.home import make_data_dir
 from pipeline.contract.codec import Codec
+from pipeline.contract.ports import Unavailable
 from pipeline.contract.positions import position_maker
 from pipeline.contract.topics import load_topics
 from pipeline.ingest.app import App, Door
@@ -121,6 +122,12 @@ class Embedded:
             if self._failure is not None:
                 stop()
             url = f"http://{self.settings.ingest_host}:{self.port}"
+            if self.settings.kafka_bootstrap:
+                _log.warning(
+                    "kafka_is_not_used",
+                    kafka=self.settings.kafka_bootstrap,
+                    why="all goes to the data directory; `pipeline ingest` and `pipeline worker` use Kafka",
+                )
             _log.info("serving", url=url, data_dir=str(self.settings.data_dir))
             if when_serving is not None:
                 threading.Thread(target=when_serving, name="when-serving", daemon=True).start()
@@ -137,7 +144,10 @@ class Embedded:
 
     def _maintain(self, log: Log) -> None:
         while not self._stop.wait(self.settings.log_maintain_interval_s):
-            log.maintain(time.time_ns() // 1_000_000)
+            try:
+                log.maintain(time.time_ns() // 1_000_000)
+            except Unavailable as error:  # a full disk passes, or retention makes room at the next turn
+                _log.warning("not_maintained", error=repr(error))
 
 
 @contextlib.contextmanager

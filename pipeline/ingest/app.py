@@ -148,9 +148,9 @@ class App:
         headers = {name: value for name, value in scope["headers"] if name in _READ}
         coding = _text(headers, b"content-encoding").strip().lower() or IDENTITY
         held = Held(self._memory)
+        started = time.perf_counter()
         try:
             body = await read_body(receive_, coding, self._door.body_limit_bytes, held)
-            started = time.perf_counter()
             request = self._request(scope, place, headers, body)
             with self._door.traces.request(place.path, _trace_of(headers)) as span:
                 answer = await self._stored(request, span.headers)
@@ -175,7 +175,8 @@ class App:
         if is_much and received is None:
             return await self._stored_apart(request, trace)
         reception, records = received or self._received(request, trace)
-        if reception.uploads and self._is_over_a_limit(reception):
+        refused_bytes = _refused_bytes(reception)
+        if reception.uploads and self._is_over_a_limit(reception, refused_bytes):
             return receive.unavailable(request, LIMITED_RETRY_AFTER_S)
         if records:
             try:
@@ -187,7 +188,11 @@ class App:
             except (Unavailable, TimeoutError, MemoryError) as error:
                 door.meters.count("pipeline_store_failures_total")
                 _log.error("not_stored", request=_suffix(request), error=repr(error))
+                if door.limits is not None:
+                    door.limits.give_back(_datastream_of(reception), refused_bytes)
                 return receive.unavailable(request, RETRY_AFTER_S)
+        if refused_bytes:
+            door.meters.count("pipeline_refused_bytes_total", by=refused_bytes)
         for upload in reception.uploads:
             door.meters.count("pipeline_uploads_total", upload.value.verdict)
         return reception.answer
@@ -219,25 +224,16 @@ class App:
             _log.error("internal_error", request=_suffix(request), error=fault)
         return reception, records
 
-    def _is_over_a_limit(self, reception: Reception) -> bool:
+    def _is_over_a_limit(self, reception: Reception, refused_bytes: int) -> bool:
         limits = self._door.limits
         if limits is None:
             return False
         now = self._door.monotonic()
-        refused_bytes = sum(
-            [
-                len(upload.value.body)
-                for upload in reception.uploads
-                if upload.value.verdict == receive.REJECTED
-            ]
-        )
-        datastream = reception.uploads[0].value.datastream_id
+        datastream = _datastream_of(reception)
         hit = limits.hit(datastream, refused_bytes, now)
         for _ in reception.faults:
             limits.count_fault(now)
         if hit is None:
-            if refused_bytes:
-                self._door.meters.count("pipeline_refused_bytes_total", by=refused_bytes)
             return False
         self._door.meters.count("pipeline_limited_total", hit.value)
         _log.warning("limited", limit=hit.value, datastream=datastream)
@@ -310,6 +306,15 @@ def _nameless(place: Place) -> receive.Request:
 def _suffix(request: receive.Request) -> str:
     """Return our own part of the request's id: what a client sent as one might name a person."""
     return request.request_id[-16:]
+
+
+def _refused_bytes(reception: Reception) -> int:
+    """Return how many bytes of refused bodies would be kept."""
+    return sum([len(u.value.body) for u in reception.uploads if u.value.verdict == receive.REJECTED])
+
+
+def _datastream_of(reception: Reception) -> str:
+    return reception.uploads[0].value.datastream_id if reception.uploads else ""
 
 
 def _other_method(method: str) -> Answer:

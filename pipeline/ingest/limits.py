@@ -49,11 +49,17 @@ class Limits:
         if self.has_too_many_faults(now):
             return Limit.FAULTS
         datastream = self._datastreams.get(datastream_id)
-        if refused_bytes and self._is_over_quota(datastream_id, datastream, refused_bytes, now):
+        if refused_bytes and self._is_over_quota(datastream_id, refused_bytes, now):
             return Limit.QUOTA
         if datastream is not None and datastream.rate_per_s and self._is_over_rate(datastream, now):
             return Limit.RATE
+        if refused_bytes:
+            self._charge(datastream_id, refused_bytes)
         return None
+
+    def give_back(self, datastream_id: str, refused_bytes: int) -> None:
+        """Take refused bytes out of the quota again that `hit` has counted: they could not be stored."""
+        self._charge(datastream_id, -refused_bytes)
 
     def count_fault(self, now: float) -> None:
         """Count an unexpected exception."""
@@ -73,17 +79,20 @@ class Limits:
         self._seconds[datastream.id] = (start, count + 1)
         return False
 
-    def _is_over_quota(
-        self, datastream_id: str, datastream: Datastream | None, refused_bytes: int, now: float
-    ) -> bool:
+    def _is_over_quota(self, datastream_id: str, refused_bytes: int, now: float) -> bool:
+        datastream = self._datastreams.get(datastream_id)
         quota = (datastream.refused_bytes_per_hour if datastream else 0) or self._refused_bytes_per_hour
-        # What no datastream claims shares one count, so that invented names can't multiply the quota.
-        name = datastream_id if datastream else ""
+        name = self._quota_of(datastream_id)
         start, count = self._hours[name]
         if now - start >= HOUR_S:
-            start, count = now, 0
-        if count + refused_bytes > quota:
-            self._hours[name] = (start, count)
-            return True
-        self._hours[name] = (start, count + refused_bytes)
-        return False
+            start, count = self._hours[name] = (now, 0)
+        return count + refused_bytes > quota
+
+    def _charge(self, datastream_id: str, refused_bytes: int) -> None:
+        name = self._quota_of(datastream_id)
+        start, count = self._hours[name]
+        self._hours[name] = (start, max(0, count + refused_bytes))
+
+    def _quota_of(self, datastream_id: str) -> str:
+        """Return whose count it is: what no datastream claims shares one, whatever names are invented."""
+        return datastream_id if datastream_id in self._datastreams else ""

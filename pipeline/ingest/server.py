@@ -54,18 +54,25 @@ async def serve(
     listener: socket.socket,
     meters: Meters,
     when_serving: Callable[[Callable[[], None]], None],
-) -> None:
+) -> float:
     """Serve until SIGINT, SIGTERM or the stop given to `when_serving`; finish the requests in flight.
 
+    Return when it was told to stop, on the loop's clock: those requests have taken of the drain's time.
     `when_serving(stop)` is called once requests are answered; `stop` may be called from any thread.
     """
     server = make_server(
         app, settings, lambda: meters.count("pipeline_limited_total", Limit.CONNECTIONS.value)
     )
     loop = asyncio.get_running_loop()
+    told_at: float | None = None
+
+    def begin_to_stop() -> None:
+        nonlocal told_at
+        server.should_exit = True
+        told_at = told_at or loop.time()
 
     def stop() -> None:
-        loop.call_soon_threadsafe(setattr, server, "should_exit", True)
+        loop.call_soon_threadsafe(begin_to_stop)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
@@ -75,6 +82,7 @@ async def serve(
         await asyncio.sleep(0.01)
     when_serving(stop)
     await serving
+    return told_at or loop.time()
 
 
 def make_server(

@@ -7,7 +7,7 @@ Late acknowledgements and forwarded copies have one upload id: the worker counts
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import structlog
@@ -125,6 +125,8 @@ class Source(Protocol):
 
     schema: str
     """The schema that its records were written with."""
+    beside: Callable[[], Iterable[Totals]]
+    """What its limits count too."""
 
     @property
     def totals(self) -> Totals:
@@ -161,6 +163,7 @@ class Forwarder:
         self._kafka = kafka
         self._own = own
         self._adopted: list[Source] = []
+        own.beside = lambda: [spool.totals for spool in tuple(self._adopted)]  # asked in other threads too
         self._meters = meters
         self._way = way or Way()
         self._forwarded: dict[int, list[int]] = {}

@@ -20,6 +20,10 @@ ASK_AGAIN_S: Final = 1.0
 C = TypeVar("C")
 
 
+class Unreachable(SettingError):
+    """No broker answers; that may be the address, or the brokers are away."""
+
+
 def client_config(settings: Settings, **more: Any) -> dict[str, Any]:
     """Return the settings that every confluent-kafka client shares, with `more` on top."""
     config: dict[str, Any] = {
@@ -94,7 +98,10 @@ def described(admin: AdminClient, settings: Settings, heard: Heard) -> ClusterMe
 
 
 def unreachable(settings: Settings, error: object, heard: Heard | None = None) -> SettingError:
-    """Return the one line for brokers that can't be reached, with the cause where a client heard one."""
+    """Return the one line for brokers that can't be reached, with the cause where a client heard one.
+
+    It is `Unreachable` unless they refuse us.
+    """
     said = heard.errors if heard else {}
     for code, (names, question) in _REFUSALS.items():
         if code in said:
@@ -104,7 +111,7 @@ def unreachable(settings: Settings, error: object, heard: Heard | None = None) -
     causes = [text for code, text in said.items() if code not in _PASSING]
     cause = causes[-1] if causes else str(error) or "no answer"
     demands = " Does it demand a certificate of ours, PIPELINE_KAFKA_CERT_FILE?"
-    return SettingError(
+    return Unreachable(
         f"PIPELINE_KAFKA_BOOTSTRAP: can't reach Kafka at {settings.kafka_bootstrap}: "
         f"{cause}. Is the broker running, and are the address and "
         "PIPELINE_KAFKA_SECURITY_PROTOCOL right?"

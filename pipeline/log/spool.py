@@ -16,7 +16,7 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -80,6 +80,8 @@ class Spool:
         self.directory = directory
         self.schema = schema
         """The schema of its records: that of the process which made it."""
+        self.beside: Callable[[], Iterable[Totals]] = lambda: ()
+        """What the limits count too: spools of dead processes that this one's has taken over."""
         self._most_bytes = most_bytes
         self._most_age_ms = most_age_ms
         self._now_ms = now_ms
@@ -139,7 +141,7 @@ class Spool:
         ]
 
         def work(connection: sqlite3.Connection) -> None:
-            if self.totals.all_bytes + self._grown[1] + self._grown[3] + size > self._most_bytes:
+            if self._counted_bytes() + self._grown[1] + self._grown[3] + size > self._most_bytes:
                 raise Refused(Unavailable("the spool is full (PIPELINE_SPOOL_LIMIT_BYTES)"))
             connection.executemany(_INSERT, rows)
             self._grow(waiting=(len(rows), size))
@@ -156,7 +158,7 @@ class Spool:
             self._writer is not None
             and self._writer.is_well
             and self._has_room()
-            and self.totals.all_bytes < self._most_bytes
+            and self._counted_bytes() < self._most_bytes
             and not self._is_too_old()
         )
 
@@ -213,9 +215,13 @@ class Spool:
             out.flush()
             os.fsync(out.fileno())
 
+    def _counted_bytes(self) -> int:
+        return sum([totals.all_bytes for totals in (self.totals, *self.beside())])
+
     def _is_too_old(self) -> bool:
-        oldest_ms = self.totals.oldest_ms
-        return oldest_ms is not None and self._now_ms() - oldest_ms > self._most_age_ms
+        times = [totals.oldest_ms for totals in (self.totals, *self.beside())]
+        known = [oldest_ms for oldest_ms in times if oldest_ms is not None]
+        return bool(known) and self._now_ms() - min(known) > self._most_age_ms
 
     def _has_room(self) -> bool:
         """Return whether the disk has room beside what removing needs."""

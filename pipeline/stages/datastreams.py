@@ -21,6 +21,10 @@ from pipeline.session.datastream import (
 from pipeline.session.pseudonyms import PSEUDONYMISED
 
 
+class Keys(str):
+    """One key or several, each on a line of its own: any of them is right."""
+
+
 class Option(NamedTuple):
     """One key of a datastream's table: its type, where `list` is a list of strings, and its meaning."""
 
@@ -65,7 +69,11 @@ OPTIONS: Final[dict[str, Option]] = {
         bool, "Name each session of an Edge request in a `media-analytics:new-session` handle of the answer."
     ),
     "disabled": Option(bool, "Switched off: its uploads are kept as dead letters."),
-    "api_key": Option(str, "What the header `x-api-key` must hold, else 401; SDKs can't send one."),
+    "api_key": Option(
+        Keys,
+        "What the header `x-api-key` must hold, else 401; SDKs can't send one. Of several any is right: to "
+        "change it, add the new one, let all senders take it, then remove the old one.",
+    ),
     "body_limit_bytes": Option(int, "A body limit under the ingest's own; 0 is none."),
     "rate_per_s": Option(
         int,
@@ -127,6 +135,11 @@ class Directory(_Parts):
 OPEN_DIRECTORY: Final = Directory()
 
 
+def api_keys(datastream: Datastream) -> tuple[str, ...]:
+    """Return the keys that this datastream's senders may have; none where it demands none."""
+    return tuple(datastream.api_key.split("\n")) if datastream.api_key else ()
+
+
 def parse_datastreams(text: str, pseudonym_key: bytes = b"") -> Directory:
     """Return the directory that a `datastreams.toml` text describes, or raise `DatastreamsError`."""
     try:
@@ -165,9 +178,6 @@ def _datastream(name: str, table: Any) -> Datastream:
         raise DatastreamsError(
             f"{place}.pseudonymise: {min(wrong)!r} is none of {', '.join(sorted(PSEUDONYMISED))}"
         )
-    key = values.get("api_key", "")
-    if not (key.isascii() and key.isprintable() and key == key.strip()):  # no header could hold it as it is
-        raise DatastreamsError(f"{place}.api_key: must be printable ASCII without spaces around it")
     for key in ("body_limit_bytes", "rate_per_s", "refused_bytes_per_hour"):
         if values.get(key, 0) < 0:
             raise DatastreamsError(f"{place}.{key}: must not be negative")
@@ -182,6 +192,17 @@ def _strings(place: str, given: Any) -> tuple[str, ...]:
     if not isinstance(given, list) or not all(isinstance(item, str) and item for item in given):
         raise DatastreamsError(f"{place}: must be a list of non-empty strings")
     return tuple(given)
+
+
+def _keys(place: str, given: Any) -> Keys:
+    """Return the key or keys; a message must not show them."""
+    keys = given if isinstance(given, list) else [given]
+    if not keys or not all(isinstance(key, str) and (key or given == "") for key in keys):
+        raise DatastreamsError(f"{place}: must be text or a list of non-empty texts")
+    # What no header could hold as it is could never be given.
+    if not all(key.isascii() and key.isprintable() and key == key.strip() for key in keys):
+        raise DatastreamsError(f"{place}: must be printable ASCII without spaces around it")
+    return Keys("\n".join(keys))
 
 
 def _rules(place: str, table: Any) -> Rules:
@@ -207,6 +228,8 @@ def _value(place: str, kind: type, given: Any) -> Any:
             raise DatastreamsError(f"{place}: must be one of {', '.join(kind)}, not {given!r}") from None
     if kind is list:
         return _strings(place, given)
+    if kind is Keys:
+        return _keys(place, given)
     wanted = (int, float) if kind is float else (kind,)
     if not isinstance(given, wanted) or (isinstance(given, bool) and kind is not bool):
         raise DatastreamsError(f"{place}: must be of type {kind.__name__}, not {given!r}")

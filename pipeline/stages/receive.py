@@ -19,7 +19,7 @@ from pipeline.contract.records import Upload
 from pipeline.session.datastream import OPEN_DATASTREAM, Datastream
 from pipeline.session.identity import session_id, visitor_key, visitor_key_of
 from pipeline.session.model import Form, Session
-from pipeline.stages.datastreams import Directory
+from pipeline.stages.datastreams import Directory, api_keys
 from pipeline.wire import media_collection, media_edge, responses
 from pipeline.wire.problems import MOST_PROBLEMS, Problem, Rejected, cut, more
 from pipeline.wire.typed import Glance, glance
@@ -206,7 +206,8 @@ def _require_key(request: Request, datastream: Datastream) -> None:
     if not datastream.api_key:
         return
     given = (request.api_key or "").encode()
-    if not hmac.compare_digest(given, datastream.api_key.encode()):
+    right = [hmac.compare_digest(given, key.encode()) for key in api_keys(datastream)]
+    if not any(right):
         raise _Unauthorised
 
 

@@ -65,7 +65,7 @@ def rows(*arguments: str) -> list[dict[str, Any]]:
 class Served:
     """A running `pipeline run` on a free port."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, **environ: str) -> None:
         self.data_dir = data_dir
         self.process = subprocess.Popen(
             [PIPELINE, "run", "--data-dir", str(data_dir), "--port", "0"],
@@ -73,20 +73,22 @@ class Served:
             stdout=subprocess.DEVNULL,
             text=True,
             cwd=ROOT,
+            env={**os.environ, **environ},
         )
         assert self.process.stderr is not None
-        lines: list[str] = []
+        self.said: list[str] = []
+        """What it logged until it served, line by line."""
         guard = threading.Timer(60, self.process.kill)
         guard.start()
         for line in self.process.stderr:
-            lines.append(line)
+            self.said.append(line)
             found = STARTED.search(line)
             if found:
                 self.base = f"http://127.0.0.1:{found[1]}"
                 guard.cancel()
                 return
         guard.cancel()
-        raise AssertionError("pipeline run did not start:\n" + "".join(lines))
+        raise AssertionError("pipeline run did not start:\n" + "".join(self.said))
 
     def client(self) -> httpx.Client:
         return plain_client(self.base)
@@ -107,9 +109,9 @@ class Served:
 
 
 @contextmanager
-def served(data_dir: Path) -> Iterator[Served]:
+def served(data_dir: Path, **environ: str) -> Iterator[Served]:
     """Yield a running service that is gone afterwards."""
-    service = Served(data_dir)
+    service = Served(data_dir, **environ)
     try:
         yield service
     finally:

@@ -73,6 +73,14 @@ def test_the_demo_is_readable_in_80_columns(again: Ran) -> None:
 
 def test_the_demo_reads_the_embedded_log_whatever_kafka_is_set(again: Ran) -> None:
     assert again.code == 0, again.errors
+    assert "kafka_is_not_used" not in again.errors
+
+
+def test_run_says_that_the_kafka_that_is_set_is_not_used(tmp_path: Path) -> None:
+    with served(tmp_path, PIPELINE_KAFKA_BOOTSTRAP="127.0.0.1:1") as service:
+        warnings = [line for line in service.said if "kafka_is_not_used" in line]
+    assert len(warnings) == 1
+    assert "pipeline ingest" in warnings[0]
 
 
 def test_a_variable_that_is_nearly_a_setting_is_told_and_others_are_not(tmp_path: Path) -> None:
@@ -313,6 +321,14 @@ def test_a_data_directory_that_cannot_be_used_is_one_clear_line(tmp_path: Path) 
 def test_a_bad_setting_is_one_clear_line(tmp_path: Path, name: str, value: str) -> None:
     environ = {"PIPELINE_INGEST_PORT": "0", name: value}
     assert name in refused("run", "--data-dir", str(tmp_path), environ=environ)
+
+
+def test_a_number_without_an_upper_bound_is_told_the_lower_one(tmp_path: Path) -> None:
+    environ = {"PIPELINE_INGEST_PORT": "0", "PIPELINE_SPOOL_LIMIT_BYTES": "1"}
+    said = refused("run", "--data-dir", str(tmp_path), environ=environ)
+    assert "PIPELINE_SPOOL_LIMIT_BYTES must be at least 1048576, not 1" in said
+    environ = {"PIPELINE_INGEST_PORT": "70000"}
+    assert "between 0 and 65535" in refused("run", "--data-dir", str(tmp_path), environ=environ)
 
 
 def test_a_bad_setting_ends_the_process_with_one_line_and_no_traceback(tmp_path: Path) -> None:

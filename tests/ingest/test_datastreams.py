@@ -41,6 +41,22 @@ def test_a_datastream_with_a_key_answers_401_without_it_and_keeps_nothing() -> N
     assert door.post(EDGE_BODY, edge("film"), x_api_key="s3cret").status_code == 200
 
 
+def test_while_a_key_is_changed_the_old_and_the_new_one_are_right() -> None:
+    door = Asked(directory('api_key = ["old", "new"]', suites=""))
+    answers = {key: door.post(GOOD, x_api_key=key).status_code for key in ("old", "new", "other", "old\nnew")}
+    assert answers == {"old": 201, "new": 201, "other": 401, "old\nnew": 401}
+    assert door.post(GOOD).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "wrong", ["123456789012", '["good", " 123456789012"]', "[123456789012]", "[]", '[""]']
+)
+def test_what_is_wrong_with_a_key_is_told_without_it(wrong: str) -> None:
+    with pytest.raises(DatastreamsError, match=r"datastream\.film\.api_key") as refused:
+        directory(f"api_key = {wrong}")
+    assert "123456789012" not in str(refused.value)
+
+
 def test_a_disabled_datastream_is_422_on_edge_and_201_for_sdks_and_both_are_kept() -> None:
     door = Asked(directory("disabled = true", suites=""))
     answer = door.post(EDGE_BODY, edge("film"))
@@ -133,6 +149,26 @@ def test_refused_bytes_have_a_quota_that_good_uploads_do_not_touch() -> None:
     assert sum(len(upload["body"]) for upload in door.uploads() if upload["verdict"] == "rejected") == 800
     door.now += 3_600
     assert door.post(bad).status_code == 400
+
+
+def test_refused_bytes_that_could_not_be_stored_count_nowhere() -> None:
+    bad = b"x" * 400
+    door = Asked(quota=1_000)
+    door.log.broken = True
+    assert [door.post(bad).status_code for _ in range(4)] == [503] * 4
+    assert b"pipeline_limited_total{" not in door.meters.text()
+    assert b"pipeline_refused_bytes_total 0.0" in door.meters.text()
+    door.log.broken = False
+    assert [door.post(bad).status_code for _ in range(3)] == [400, 400, 503]
+    assert b"pipeline_refused_bytes_total 800.0" in door.meters.text()
+
+
+def test_refused_bytes_over_the_rate_do_not_use_up_the_quota() -> None:
+    door = Asked(directory(f"rate_per_s = 1\nrefused_bytes_per_hour = {2 * len(BAD)}"))
+    assert [door.post(BAD).status_code for _ in range(5)] == [400, 503, 503, 503, 503]
+    door.now += 1
+    assert door.post(BAD).status_code == 400
+    assert b'pipeline_limited_total{limit="rate"} 4.0' in door.meters.text()
 
 
 BAD = GOOD.replace(b'"ts":', b'"then":')

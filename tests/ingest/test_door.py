@@ -458,6 +458,23 @@ def test_health_and_metrics_store_nothing(door: Asked) -> None:
     assert door.log.actions == ["stored media.uploads"]
 
 
+def test_the_time_of_a_request_begins_before_its_body(door: Asked) -> None:
+    sent: list[Any] = []
+
+    async def slow() -> dict[str, Any]:
+        await anyio.sleep(0.05)
+        return {"type": "http.request", "body": GOOD}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"path": receive.DOWNLOADED, "method": "POST", "headers": headers, "query_string": b""}
+    anyio.run(door.app, scope, slow, send)
+    took = door.meters.registry.get_sample_value("pipeline_request_seconds_sum", {"path": receive.DOWNLOADED})
+    assert (sent[0]["status"], (took or 0.0) >= 0.05) == (201, True)
+
+
 def test_a_report_suite_that_no_datastream_claims_is_kept_and_answered_201() -> None:
     from pipeline.session.datastream import Datastream
 

@@ -250,6 +250,21 @@ def test_a_spool_that_was_left_behind_is_adopted_by_a_running_process(bench: Ben
     assert not (tmp_path / "dead").exists(), "an emptied one leaves nothing behind"
 
 
+def test_an_adopted_spool_counts_in_the_limits_until_it_is_drained(bench: Bench, tmp_path: Path) -> None:
+    dead = opened(tmp_path / "dead")
+    asyncio.run(dead.store([upload(number, 1_000_000) for number in range(9)]))
+    bench.left_behind = [dead]
+    bench.kafka.is_away = True
+    asyncio.run(bench.forwarder.adopt())
+    with pytest.raises(Unavailable, match="PIPELINE_SPOOL_LIMIT_BYTES"):
+        bench.store(upload(1, 2_000_000))
+    assert bench.spool.is_writable(), "a smaller one has room"
+    bench.kafka.is_away = False
+    assert bench.forward() == 9
+    bench.kafka.is_away = True
+    bench.store(upload(1, 2_000_000))
+
+
 def test_what_the_disk_cannot_forget_is_not_sent_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.kafka.is_away = True
     bench.store(upload(1))

@@ -8,6 +8,8 @@ from typing import Any
 
 import confluent_kafka
 
+from pipeline.contract.topics import load_topics
+
 PRODUCER = 0
 NO_LEADER = -1
 PRODUCE = 0
@@ -19,7 +21,7 @@ POINTERS = (
 
 
 class MockCluster:
-    """One mock broker with one topic, from the library that confluent-kafka brings."""
+    """One mock broker with all topics and one to work with, from the library that confluent-kafka brings."""
 
     def __init__(self, topic: str, partitions: int) -> None:
         self._topic = topic.encode()
@@ -33,7 +35,9 @@ class MockCluster:
         self._client = ctypes.c_void_p(self._library.rd_kafka_new(PRODUCER, configuration, said, len(said)))
         assert self._client.value, said.value
         self._cluster = ctypes.c_void_p(self._library.rd_kafka_mock_cluster_new(self._client, 1))
-        self._must(self._library.rd_kafka_mock_topic_create(self._cluster, self._topic, partitions, 1))
+        for name in {topic, *load_topics()}:
+            made = self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1)
+            self._must(made)
         self.bootstrap = self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
 
     def set_leader(self, partition: int, broker: int) -> None:

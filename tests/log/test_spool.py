@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.contract.ports import Unavailable
 from pipeline.contract.record import Record
-from pipeline.log.spool import FILE_NAME, SCHEMA_NAME, Spool, left_behind
+from pipeline.log.spool import FILE_NAME, SCHEMA_NAME, Spool, Totals, left_behind
 from tests.commands.serving import ROOT
 
 PAGE_BYTES = 4096
@@ -97,6 +97,23 @@ def test_a_spool_whose_oldest_upload_is_too_old_refuses_more(tmp_path: Path) -> 
     assert not spool.is_writable()
     spool.remove([spool.oldest(1)[0].number])
     stored(spool, upload(2))
+    spool.close()
+
+
+def test_what_a_process_has_adopted_counts_in_its_own_spools_limits(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "s", most_bytes=1_000, now_ms=61_002)
+    full, old = Totals(1, 900, 61_000, 0), Totals(1, 10, 1_001, 0)
+    aside = Totals(0, 0, None, 1, 900)
+    for beside, setting in ((full, "LIMIT_BYTES"), (aside, "LIMIT_BYTES"), (old, "MAX_AGE_S")):
+        spool.beside = lambda beside=beside: [beside]  # type: ignore[misc]  # mypy knows no such default
+        with pytest.raises(Unavailable, match=f"PIPELINE_SPOOL_{setting}"):
+            stored(spool, upload(60_000, 100))
+    assert not spool.is_writable()
+    spool.beside = lambda: [full, full]
+    assert not spool.is_writable()
+    spool.beside = lambda: ()
+    assert spool.is_writable()
+    stored(spool, upload(60_000, 100))
     spool.close()
 
 
