@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -18,10 +25,12 @@ from confluent_kafka.admin import (
 )
 
 from pipeline.contract.topics import Topic
-from pipeline.kafka.clients import REACH_DEADLINE_S, Heard, described, made, unreachable
+from pipeline.kafka.clients import REACH_DEADLINE_S, Heard, Unreachable, described, made, unreachable
 from pipeline.settings import SettingError, Settings
 
 FOR_EVER: Final = "-1"
+ANY_TIME_AHEAD: Final = str(2**63 - 1)
+"""An ingest's clock may be ahead: Kafka's own limit, an hour, would keep what devices were answered away."""
 CHANGE_DEADLINE_S: Final = 30.0
 """How long the brokers may take to make or change all topics."""
 SETTLE_DEADLINE_S: Final = 30.0
@@ -29,6 +38,9 @@ SETTLE_DEADLINE_S: Final = 30.0
 SETTLE_LOOKS: Final = 3
 """So many looks in a row must agree; each is a new client, which may ask another broker."""
 SETTLE_PAUSE_S: Final = 0.1
+POSITIONS: Final = "-positions"
+"""What the group that holds a worker group's positions for lag tools has behind its name."""
+REPLICAS: Final = "replication factor"
 MISSING_GRACE_S: Final = 3.0
 """How long a missing topic may still come: `topics apply` may have made it a moment ago."""
 
@@ -61,6 +73,7 @@ def wanted_config(topic: Topic, settings: Settings) -> dict[str, str]:
         "min.insync.replicas": str(settings.kafka_min_insync_replicas),
         "max.message.bytes": str(topic.max_record_bytes(settings.ingest_body_limit_bytes)),
         "message.timestamp.type": "CreateTime",
+        "message.timestamp.after.max.ms": ANY_TIME_AHEAD,
     }
 
 
@@ -73,6 +86,7 @@ def diff(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, .
         if shape is not None:
             found.append(shape)
         if shape is None or shape.found is not None:
+            found += _replica_difference(metadata, topic, settings)
             try:
                 found += _config_differences(admin, topic, settings)
             except TopicMissing:  # deleted a moment ago: not every broker knows it yet
@@ -91,6 +105,14 @@ def apply(settings: Settings, topics: Mapping[str, Topic]) -> tuple[Difference, 
             f"{fixed[0].wanted}. The dedupe index lives by partition, so the number can't change: run "
             "`pipeline topics migrate --to-prefix PREFIX`, which makes new topics and re-keys the index, or "
             "set it back"
+        )
+    unmoved = [d for d in differences if d.what == REPLICAS]
+    if unmoved:
+        names = ", ".join(d.topic for d in unmoved)
+        raise SettingError(
+            f"PIPELINE_KAFKA_REPLICATION_FACTOR is {unmoved[0].wanted}, but there are topics with "
+            f"{unmoved[0].found} replicas ({names}), and `pipeline topics apply` moves none: do it with "
+            "Kafka's own kafka-reassign-partitions.sh and run this again, or set it back. Nothing was changed"
         )
     admin = _admin(settings)
     missing = [d.topic for d in differences if d.found is None]
@@ -144,7 +166,7 @@ def ids_of(settings: Settings, topics: Sequence[str]) -> tuple[Ids, ...]:
 
 
 def require_topics(settings: Settings, topics: Mapping[str, Topic]) -> None:
-    """Raise `SettingError` naming the first missing topic or wrong partition number."""
+    """Raise `SettingError` naming the first missing topic, wrong partition number or too small records."""
     end = time.monotonic() + MISSING_GRACE_S
     while first := next(_shape_differences(settings, topics), None):
         if first.found is not None:
@@ -155,6 +177,32 @@ def require_topics(settings: Settings, topics: Mapping[str, Topic]) -> None:
         if time.monotonic() > end:
             raise SettingError(f"topic {first.topic} is missing: run `pipeline topics apply`")
         time.sleep(SETTLE_PAUSE_S)
+    _require_room(settings, topics)
+
+
+def _require_room(settings: Settings, topics: Mapping[str, Topic]) -> None:
+    """Raise `SettingError` for a topic of uploads that does not take a body as large as the door does.
+
+    What is made of an upload and is too large is its dead letter. Where the brokers do not tell, this checks
+    nothing: it must not stop who may produce but not ask.
+    """
+    named = {
+        _resource_of(topic.name, settings): topic for topic in topics.values() if topic.bytes == "upload"
+    }
+    admin = _admin(settings)  # the answers never come to a client that is gone
+    asked = admin.describe_configs([*named], request_timeout=REACH_DEADLINE_S)
+    for resource, topic in named.items():
+        try:
+            held = int(asked[resource].result(REACH_DEADLINE_S)["max.message.bytes"].value)
+        except (KafkaException, TimeoutError, KeyError, TypeError, ValueError):
+            continue
+        wanted = topic.max_record_bytes(settings.ingest_body_limit_bytes)
+        if held < wanted:
+            raise SettingError(
+                f"PIPELINE_INGEST_BODY_LIMIT_BYTES is {settings.ingest_body_limit_bytes}: that needs records "
+                f"of {wanted} bytes, but topic {topic.name} takes no more than {held}. Run "
+                "`pipeline topics apply`, which raises max.message.bytes, or lower the setting"
+            )
 
 
 def require_retention(settings: Settings) -> None:
@@ -215,6 +263,15 @@ def _shape_difference(metadata: ClusterMetadata, topic: Topic, settings: Setting
     return None
 
 
+def _replica_difference(metadata: ClusterMetadata, topic: Topic, settings: Settings) -> Iterator[Difference]:
+    """Yield the difference where partitions of the topic have other numbers of replicas."""
+    places = metadata.topics[settings.kafka_topic_prefix + topic.name].partitions.values()
+    wanted = settings.kafka_replication_factor
+    others = {len(place.replicas) for place in places} - {wanted}
+    if others:
+        yield Difference(topic.name, REPLICAS, str(wanted), str(min(others)))
+
+
 def require_no_workers(settings: Settings) -> None:
     """Raise `SettingError` naming the workers while the group has members."""
     running = members(settings)
@@ -224,6 +281,34 @@ def require_no_workers(settings: Settings) -> None:
             f"({', '.join(running)}): stop all workers first, wait for the session timeout after a kill, "
             "and run it again"
         )
+
+
+def require_no_other_group(settings: Settings) -> None:
+    """Raise `SettingError` while workers of another group carry the same uploads: nothing would fence them.
+
+    Such a group is known by the positions that it tells lag tools. Where the brokers do not tell, this checks
+    nothing.
+    """
+    admin = _admin(settings)
+    topic = settings.kafka_topic_prefix + UPLOADS
+    places = [TopicPartition(topic, partition) for partition in range(settings.partitions)]
+    try:
+        listed = admin.list_consumer_groups(request_timeout=REACH_DEADLINE_S).result(REACH_DEADLINE_S).valid
+        others = {one.group_id for one in listed if one.group_id.endswith(POSITIONS)}
+        for name in sorted(others - {settings.worker_group + POSITIONS}):
+            asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(name, places)])
+            held = asked[name].result(REACH_DEADLINE_S).topic_partitions
+            other = name.removesuffix(POSITIONS)
+            if any(place.offset >= 0 for place in held):
+                running = members(dataclasses.replace(settings, worker_group=other))
+                if running:
+                    raise SettingError(
+                        f"PIPELINE_WORKER_GROUP is {settings.worker_group}, but {len(running)} workers of "
+                        f"the group {other} carry {topic} ({', '.join(running)}): both would count all. "
+                        f"Stop the workers of group {other} first"
+                    )
+    except (KafkaException, TimeoutError, Unreachable):
+        return
 
 
 def _wait_until_settled(settings: Settings, topics: Mapping[str, Topic]) -> None:
@@ -281,14 +366,14 @@ def _config_differences(admin: AdminClient, topic: Topic, settings: Settings) ->
     entries = _config_of(admin, topic.name, settings)
     found = []
     for name, wanted in wanted_config(topic, settings).items():
-        held = entries[name]
+        held = entries.get(name, "unknown to this Kafka")
         if sorted(held.split(",")) != sorted(wanted.split(",")):
             found.append(Difference(topic.name, name, wanted, held))
     return found
 
 
 def _config_of(admin: AdminClient, topic: str, settings: Settings) -> dict[str, str]:
-    resource = ConfigResource(ResourceType.TOPIC, settings.kafka_topic_prefix + topic)
+    resource = _resource_of(topic, settings)
     try:
         entries = admin.describe_configs([resource])[resource].result(REACH_DEADLINE_S)
     except (KafkaException, TimeoutError) as error:
@@ -296,6 +381,10 @@ def _config_of(admin: AdminClient, topic: str, settings: Settings) -> dict[str, 
             raise TopicMissing(f"topic {topic} is missing: run `pipeline topics apply`") from None
         raise unreachable(settings, error) from None
     return {name: str(entry.value) for name, entry in entries.items()}
+
+
+def _resource_of(topic: str, settings: Settings) -> ConfigResource:
+    return ConfigResource(ResourceType.TOPIC, settings.kafka_topic_prefix + topic)
 
 
 def _resource(topic: Topic, settings: Settings) -> ConfigResource:

@@ -2,8 +2,9 @@
 
 The store holds nothing that is not in `media.index`: it may be deleted at any time, and then costs the
 reading of its partition. It says of which cluster and topic it is a copy, and up to which offset; both are
-written together with the entries. Entries are found by a digest of their key and are forgotten by month;
-the few keys of `LASTING` (positions, windows, marks) are kept for ever.
+written together with the entries. Entries are found by a digest of their key and are forgotten by month,
+when both the clock and the newest entry say that it is time; the few keys of `LASTING` (positions, windows,
+marks) are kept for ever.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ LOST_MARK: Final = "lost"
 _ORIGIN_KEY: Final = b"m:origin"
 _OFFSET_KEY: Final = b"m:next-offset"
 _SWEPT_KEY: Final = b"m:swept-month"
+_NEWEST_KEY: Final = b"m:newest"
 _ENTRY: Final = b"e"
 _ENTRY_END: Final = b"f"
 _KEPT: Final = b"k"
-_OFFSET: Final = struct.Struct(">q")
+_NUMBER: Final = struct.Struct(">q")
 _MONTH: Final = struct.Struct(">H")
 _LAST_MONTH: Final = 0xFFFF
 _LATEST_S: Final = 253_402_300_799
@@ -114,6 +116,8 @@ class IndexStore:
         self.made_anew: str | None = None
         """Why the store that was found could not be used."""
         self._next_offset = 0
+        self._newest_ms = 0
+        """The latest record time of its entries: a clock alone makes nothing old."""
         self._swept_month = 0
         self._sweep_from = _ENTRY
         if (directory / LOST_MARK).exists():
@@ -147,17 +151,20 @@ class IndexStore:
     def apply(self, entries: Iterable[Entry], next_offset: int) -> None:
         """Take committed records, in order, and the offset after them; all of it or nothing."""
         batch = rocksdict.WriteBatch(raw_mode=True)
+        newest_ms = self._newest_ms
         for entry in entries:
             key = _key(entry.key)
             if entry.value is None:
                 batch.delete(key)
             elif key.startswith(_ENTRY):
                 batch.put(key, _MONTH.pack(month_of(entry.timestamp_ms)) + entry.value)
+                newest_ms = max(newest_ms, entry.timestamp_ms)
             else:
                 batch.put(key, entry.value)
-        batch.put(_OFFSET_KEY, _OFFSET.pack(next_offset))
+        batch.put(_OFFSET_KEY, _NUMBER.pack(next_offset))
+        batch.put(_NEWEST_KEY, _NUMBER.pack(newest_ms))
         self._db.write(batch)
-        self._next_offset = next_offset
+        self._next_offset, self._newest_ms = next_offset, newest_ms
 
     def known(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
         """Return the values of those keys that are known, or raise `Damaged`, or `Closed`."""
@@ -180,9 +187,10 @@ class IndexStore:
     def sweep(self, now_ms: int, most: int) -> bool:
         """Look at `most` entries more and forget the too old ones; return True when all were looked at.
 
-        Once a month every entry is looked at; in between this does nothing.
+        Once a month every entry is looked at, from the first entry of that month on; in between this does
+        nothing.
         """
-        month = month_of(now_ms)
+        month = month_of(min(now_ms, self._newest_ms))
         if self._swept_month >= month:
             return True
         rows = takewhile(lambda row: row[0] < _ENTRY_END, self._db.items(from_key=self._sweep_from))
@@ -199,6 +207,10 @@ class IndexStore:
         if is_done:
             self._swept_month = month
         return is_done
+
+    def is_swept_ahead(self, now_ms: int) -> bool:
+        """Return whether it was swept by a clock that was ahead: it lacks what its topic still has."""
+        return self._swept_month > month_of(now_ms + DAY_MS)
 
     def size(self) -> Size:
         """Return about how large the store is; nothing when it is being closed."""
@@ -219,9 +231,10 @@ class IndexStore:
 
     def _begin(self) -> None:
         """Read what the store says of itself."""
-        held = self._db.get([_OFFSET_KEY, _SWEPT_KEY])
-        self._next_offset = _OFFSET.unpack(held[0])[0] if held[0] else 0
+        held = self._db.get([_OFFSET_KEY, _SWEPT_KEY, _NEWEST_KEY])
+        self._next_offset = _NUMBER.unpack(held[0])[0] if held[0] else 0
         self._swept_month = _MONTH.unpack(held[1])[0] if held[1] else 0
+        self._newest_ms = _NUMBER.unpack(held[2])[0] if held[2] else 0
         self._sweep_from = _ENTRY
         self._db.put(_ORIGIN_KEY, self._origin)
 

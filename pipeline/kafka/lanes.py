@@ -50,6 +50,7 @@ from pipeline.settings import SettingError, Settings
 BACKOFF_S: Final = 0.2
 SWEPT_AT_ONCE: Final = 20_000
 STORES: Final = "index"
+SWEPT_AHEAD: Final = "swept by a clock that was ahead"
 NO_POSITION: Final = IndexEntry(kind="position", recorded_at_ms=0)
 
 
@@ -77,6 +78,8 @@ class Lanes:
     ) -> None:
         """Learn the ids of cluster and topics, or raise `SettingError`, and claim a directory of stores.
 
+        Workers of another group on the same topics are a `SettingError`, too.
+
         `lost` hears of offsets that retention removed before they were read, `made_anew` of stores that
         could not be used and are read again from their topic. `source` is what positions say that they are
         of, when not of the present topic; with `is_lost` an empty index is expected.
@@ -88,6 +91,7 @@ class Lanes:
         self._lost = lost
         self._made_anew = made_anew
         uploads, index = admin.ids_of(settings, (UPLOADS, INDEX))
+        admin.require_no_other_group(settings)
         self._source = source or Source(uploads.cluster_id, uploads.topic_id)
         self._is_lost = is_lost
         self._origin = Origin(index.cluster_id, index.topic_id)
@@ -101,7 +105,9 @@ class Lanes:
             ) from None
         self._cache = make_cache()
         self._advisor = Consumer(
-            client_config(settings, **{"group.id": f"{settings.worker_group}-positions", "error_cb": quiet})
+            client_config(
+                settings, **{"group.id": settings.worker_group + admin.POSITIONS, "error_cb": quiet}
+            )
         )
         self._locks: dict[int, threading.Lock] = defaultdict(threading.Lock)
         self._lanes: dict[int, _Lane] = {}
@@ -229,11 +235,17 @@ class Lanes:
                 self._advisor.poll(0)
 
     def sweep(self, partition: int) -> None:
-        """Go on with forgetting what is too old; cheap, and to be called often."""
+        """Go on with forgetting what is too old; cheap, and to be called often.
+
+        Raises `Unavailable` for a store that a clock that was ahead has swept: taken over again it is whole.
+        """
         with self._locks[partition]:
             lane = self._lanes.get(partition)
-            if lane is not None:
-                lane.store.sweep(self._now_ms(), SWEPT_AT_ONCE)
+            if lane is None:
+                return
+            if lane.store.is_swept_ahead(self._now_ms()):
+                raise Unavailable(f"{INDEX} {partition}: {SWEPT_AHEAD}, it is read again at the next start")
+            lane.store.sweep(self._now_ms(), SWEPT_AT_ONCE)
 
     def sizes(self) -> Mapping[int, Size]:
         """Return about how large the store of each owned partition is."""
@@ -252,9 +264,12 @@ class Lanes:
     def _store(self, partition: int) -> IndexStore:
         name = f"{self._settings.kafka_topic_prefix}{INDEX}-{partition}"
         try:
-            return IndexStore(self._claim.directory / name, self._origin, self._cache)
+            store = IndexStore(self._claim.directory / name, self._origin, self._cache)
+            if store.is_swept_ahead(self._now_ms()):
+                store.clear(SWEPT_AHEAD)
         except Exception as error:  # noqa: BLE001 - the library raises plain Exception; it was made anew already
             raise Unavailable(f"can't keep the index in {self._claim.directory}: {error}") from None
+        return store
 
     def _known(self, store: IndexStore, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
         try:

@@ -8,7 +8,7 @@ outcomes that are still there. Both fence whatever worker might still be alive.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 from pipeline.contract.codec import Codec
 from pipeline.contract.partition import partition_of
 from pipeline.contract.ports import Fenced
-from pipeline.contract.positions import INDEX, UPLOADS, rebuilt_record
+from pipeline.contract.positions import INDEX, UPLOADS, position_key, rebuilt_record
 from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.records import IndexEntry, MediaSession, Outcome
 from pipeline.contract.topics import Topic
@@ -39,11 +39,20 @@ _NO_MARKS: Final[Mapping[int, Sequence[Record]]] = {}
 def adopt(settings: Settings, codec: Codec, topics: Mapping[str, Topic]) -> Mapping[int, int]:
     """Set every position to the first offset of the present topic of uploads; return them.
 
-    Raises `SettingError` when a worker runs, or starts meanwhile.
+    Raises `SettingError` when a worker runs, or starts meanwhile, or a rebuild did not come to its end.
     """
+    return _adopt(settings, codec, topics, is_rebuilt=False)
+
+
+def _adopt(
+    settings: Settings, codec: Codec, topics: Mapping[str, Topic], *, is_rebuilt: bool
+) -> Mapping[int, int]:
     admin.require_no_workers(settings)
     with _alone(Lanes(settings, codec, topics)) as lanes:
         starts = _first_offsets(settings, topics)
+        _take_over(lanes, starts)
+        if not is_rebuilt:
+            _require_finished(lanes, codec, starts)
         _set_positions(lanes, starts)
         return starts
 
@@ -68,6 +77,7 @@ def rebuild(
     starts = _first_offsets(settings, topics)
     with _alone(Lanes(settings, codec, topics, source=takeover.UNFINISHED, is_lost=True)) as lanes:
         marks = {partition: (rebuilt_record(codec, partition, now_ms),) for partition in starts}
+        _take_over(lanes, starts)
         _set_positions(lanes, dict.fromkeys(starts, 0), marks)
         for record in _entries(settings, codec, topics[UPLOADS].partitions, now_ms):
             waiting[record.partition].append(record)
@@ -79,7 +89,7 @@ def rebuild(
             lanes.commit(partition, records, 0)
             entries += len(records)
             taken(len(records))
-    adopt(settings, codec, topics)
+    _adopt(settings, codec, topics, is_rebuilt=True)
     return entries
 
 
@@ -97,13 +107,25 @@ def _alone(lanes: Lanes) -> Iterator[Lanes]:
         lanes.close()
 
 
+def _take_over(lanes: Lanes, partitions: Iterable[int]) -> None:
+    with ThreadPoolExecutor(THREADS, "mend") as pool:
+        list(pool.map(lanes.take_over, partitions))
+
+
+def _require_finished(lanes: Lanes, codec: Codec, partitions: Iterable[int]) -> None:
+    """Raise `SettingError` where a position is one of a rebuild: an index that lacks entries is no index."""
+    for partition in partitions:
+        for value in lanes.known(partition, [position_key(partition)]).values():
+            if takeover.is_unfinished(codec.decode_record(IndexEntry, value)):
+                raise SettingError(takeover.not_rebuilt(partition))
+
+
 def _set_positions(
     lanes: Lanes, positions: Mapping[int, int], marks: Mapping[int, Sequence[Record]] = _NO_MARKS
 ) -> None:
-    """Take these partitions over and commit nothing but their positions, and marks where there are some."""
+    """Commit nothing but these partitions' positions, and marks where there are some."""
 
     def set_position(partition: int) -> None:
-        lanes.take_over(partition)
         lanes.commit(partition, marks.get(partition, ()), positions[partition])
 
     with ThreadPoolExecutor(THREADS, "mend") as pool:

@@ -17,10 +17,14 @@ from typing import Final, NamedTuple
 
 from pipeline.contract.codec import Codec
 from pipeline.contract.partition import partition_of
-from pipeline.contract.ports import Fenced
+from pipeline.contract.ports import Fenced, PositionUnusable
+from pipeline.contract.positions import Source
 from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.records import IndexEntry
+from pipeline.kafka import admin
+from pipeline.kafka.lanes import NO_POSITION
 from pipeline.kafka.reader import KafkaReader
+from pipeline.kafka.takeover import Bounds, start_of
 from pipeline.kafka.transactions import Transactions
 from pipeline.settings import SettingError, Settings
 
@@ -50,8 +54,8 @@ class Census(NamedTuple):
     """Entries whose upload's key is known, each with the partition that it has, or should have."""
     keyless: Sequence[Contents]
     """Entries of versions that did not note the key, for each new partition: they go to all."""
-    positions: Mapping[int, int]
-    """Next offset of media.uploads by partition."""
+    positions: Mapping[int, IndexEntry]
+    """How far media.uploads is carried, by partition."""
     migrated: Mapping[int, int]
     """How far a migration from the old prefix has come, by old partition."""
     others: int
@@ -99,6 +103,7 @@ class _Migration:
         new: KafkaReader,
         tell: Tell,
     ) -> None:
+        self._settings = settings
         self._from = settings.kafka_topic_prefix
         self._codec = codec
         self._old, self._new = old, new
@@ -164,10 +169,22 @@ class _Migration:
         return [self._old.first_offset(INDEX, p) for p in range(self._before)]
 
     def _require_carried(self, held: Census) -> None:
+        """Raise `SettingError` where workers would still read uploads, or could not go on to read any."""
+        (uploads,) = admin.ids_of(self._settings, (UPLOADS,))
+        source = Source(uploads.cluster_id, uploads.topic_id)
         pending = 0
         for partition in range(self._old.partitions(UPLOADS)):
-            position = max(held.positions.get(partition, 0), self._old.first_offset(UPLOADS, partition))
-            pending += max(0, self._old.end_offset(UPLOADS, partition) - position)
+            bounds = Bounds(
+                self._old.first_offset(UPLOADS, partition), self._old.end_offset(UPLOADS, partition)
+            )
+            position = held.positions.get(partition, NO_POSITION)
+            try:
+                pending += bounds.end - start_of(position, partition, bounds, source).next_offset
+            except PositionUnusable as error:
+                raise SettingError(
+                    f"no worker could go on under {self._named(self._from)}: {error}. Then let the workers "
+                    "carry what is pending, stop them, and run the migration again"
+                ) from None
         if pending:
             raise SettingError(
                 f"{pending} uploads under {self._named(self._from)} are not carried yet: stop the ingests, "
@@ -227,7 +244,7 @@ class _Migration:
     def _census(self, reader: KafkaReader, *, is_new: bool) -> Census:
         """Read an index once; what is remembered is a number for each key of one partition."""
         keyed, keyless = _Tally(), [_Tally() for _ in range(self._after)]
-        positions: dict[int, int] = {}
+        positions: dict[int, IndexEntry] = {}
         migrated: dict[int, int] = {}
         others = 0
         shared: dict[tuple[str, int | None], tuple[str, int | None]] = {}
@@ -240,7 +257,7 @@ class _Migration:
                     continue
                 entry = self._codec.decode_record(IndexEntry, stored.value)
                 if entry.kind == "position" and entry.source_partition is not None:
-                    positions[entry.source_partition] = entry.next_offset or 0
+                    positions[entry.source_partition] = entry
                 if is_new and entry.migrated_from != self._from:
                     others += 1
                 elif entry.kind == "migration" and is_new and entry.source_partition is not None:

@@ -1,6 +1,7 @@
 """Schema ids from a registry with the Confluent API; what was learned once is kept on disk.
 
-An absent registry stops nothing that ran before: ids and schemas come from the file then. Only
+An absent registry stops nothing that ran before: ids and schemas come from the file then. One that answers
+is asked once in a process whether the file is still right: it may have been made anew. Only
 `pipeline topics apply` registers; everything else looks up (an unknown schema is a deployment's fault).
 """
 
@@ -13,11 +14,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import structlog
 
 from pipeline.contract.ports import Unavailable
 from pipeline.settings import SettingError
 
+_log = structlog.get_logger("pipeline.registry")
+
 TIMEOUT_S: Final = 5.0
+CHECK_TIMEOUT_S: Final = 2.0
+"""What looking whether the file is right may take: no longer does a registry that hangs delay a start."""
 CONTENT_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 UNAUTHORIZED: Final = 401
 FORBIDDEN: Final = 403
@@ -43,6 +49,8 @@ class HttpRegistry:
         self._schemas: dict[int, str] = {}
         for number, schema in _read(cache).get(self._url, {}).items():
             self._remember(int(number), schema)
+        self._unchecked = set(self._ids)
+        """The schemas whose ids the file has said, and the registry not yet."""
 
     def id_of(self, subject: str, schema: str) -> int:
         """Return the id that this schema is registered with, or raise `Unavailable` or `SettingError`."""
@@ -54,7 +62,28 @@ class HttpRegistry:
                     "run `pipeline topics apply`"
                 )
             self._learn(int(self._member(answer, "id")), schema)
+        elif schema in self._unchecked:
+            self._check(subject, schema)
         return self._ids[schema]
+
+    def _check(self, subject: str, schema: str) -> None:
+        """Take the registry's id where the file has another; without an answer the file holds."""
+        self._unchecked.remove(schema)
+        held = self._ids[schema]
+        body = {"schema": schema, "schemaType": "AVRO"}
+        try:
+            answer = self._ask("POST", f"/subjects/{subject}", body, CHECK_TIMEOUT_S)
+            is_known = answer.status_code != NOT_FOUND
+            found = int(self._member(answer, "id")) if is_known else None
+        except (Unavailable, SettingError):
+            self._unchecked.clear()  # the others would wait as long
+            return
+        if found is None:
+            mend = "run `pipeline topics apply`, then start the services again"
+            _log.error("schema_not_registered", subject=subject, schema_id=held, mend=mend)
+        elif found != held:
+            _log.error("schema_id_changed", subject=subject, before=held, schema_id=found)
+            self._learn(found, schema)
 
     def schema_of(self, schema_id: int) -> str:
         """Return the schema with this id, or raise KeyError or `Unavailable`."""
@@ -86,14 +115,16 @@ class HttpRegistry:
         """Make the registry refuse versions of this subject that old or new readers can't read."""
         self._json(self._ask("PUT", f"/config/{subject}", {"compatibility": COMPATIBILITY}))
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float = TIMEOUT_S
+    ) -> httpx.Response:
         try:
             answer = httpx.request(
                 method,
                 self._url + path,
                 json=body,
                 headers={"content-type": CONTENT_TYPE},
-                timeout=TIMEOUT_S,
+                timeout=timeout_s,
                 trust_env=False,
                 auth=self._login,
                 verify=self._tls,
@@ -143,7 +174,9 @@ class HttpRegistry:
         with self._cache.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             held = _read(self._cache)
-            held.setdefault(self._url, {})[str(number)] = schema
+            known = held.setdefault(self._url, {})
+            known.pop(str(number), None)  # of several ids of a schema the last one holds
+            known[str(number)] = schema
             temporary = self._cache.with_suffix(".new")
             temporary.write_text(json.dumps(held, indent=1))
             temporary.replace(self._cache)

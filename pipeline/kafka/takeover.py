@@ -161,10 +161,8 @@ def start_of(entry: IndexEntry, partition: int, uploads: Bounds, source: Source)
     position = entry.next_offset
     if position is None:
         return Start(uploads.first)
-    if entry.cluster_id == UNFINISHED.cluster_id:
-        raise PositionUnusable(
-            f"{INDEX} {partition} was not rebuilt to the end: run `pipeline index rebuild`"
-        )
+    if is_unfinished(entry):
+        raise PositionUnusable(not_rebuilt(partition))
     for what, held, found in (
         ("cluster", entry.cluster_id, source.cluster_id),
         ("topic", entry.topic_id, source.topic_id),
@@ -180,6 +178,16 @@ def start_of(entry: IndexEntry, partition: int, uploads: Bounds, source: Source)
             "it has lost records. Stop all workers and run `pipeline index adopt`: what is known stays known"
         )
     return Start(max(position, uploads.first), max(0, uploads.first - position))
+
+
+def is_unfinished(position: IndexEntry) -> bool:
+    """Return whether a rebuild wrote this position and did not come to its end."""
+    return position.cluster_id == UNFINISHED.cluster_id
+
+
+def not_rebuilt(partition: int) -> str:
+    """Return what is said of an index partition whose rebuild did not come to its end."""
+    return f"{INDEX} {partition} was not rebuilt to the end: run `pipeline index rebuild`"
 
 
 def first_upload_from(settings: Settings, partition: int, offset: int) -> int | None:

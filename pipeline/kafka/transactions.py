@@ -15,6 +15,8 @@ from pipeline.settings import Settings
 
 FENCE_S: Final = 30.0
 COMMIT_S: Final = 15.0
+GIVEN_UP_S: Final = 120.0
+"""How long one commit is tried; a worker's own deadline is shorter."""
 BACKOFF_S: Final = 0.2
 MOST_REDONE: Final = 20
 
@@ -23,11 +25,14 @@ _REFUSALS: Final = frozenset(
         KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.INVALID_MSG_SIZE,
         KafkaError.INVALID_RECORD,
-        KafkaError.INVALID_TIMESTAMP,
         KafkaError.RECORD_LIST_TOO_LARGE,
     }
 )
-"""What the client or a broker answers to a record that it will never take."""
+"""What the client or a broker answers to a record that it will never take.
+
+A time that it does not take is none of these: it is the worker's clock that is wrong, not the record.
+"""
+_PURGED: Final = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001 - public names
 
 
 class Transactions:
@@ -36,7 +41,8 @@ class Transactions:
     def __init__(self, settings: Settings, transactional_id: str) -> None:
         """Fence the earlier owner of the id and end what it left open, or raise `Unavailable`."""
         self._prefix = settings.kafka_topic_prefix
-        self._last_offset = 0
+        self._last_offset: int | None = None
+        self._faults: list[KafkaError] = []
         self._producer = Producer(
             client_config(
                 settings,
@@ -63,20 +69,25 @@ class Transactions:
         """Make all records visible at once; return the offset after the last one in its partition.
 
         Raises `Fenced`, `NeverTaken` when client or broker refuse a record for good, or `Unavailable`; after
-        any of them nothing is visible.
+        any of them nothing is visible, but where Kafka does not say whether, or where, it was committed.
         """
+        why: object = None
         for _ in range(MOST_REDONE):
-            if self._transact(records):
+            why = self._transact(records)
+            if why is None:
+                if self._last_offset is None:
+                    raise Unavailable("Kafka took a transaction and did not say at which offset")
                 return self._last_offset + 1
             time.sleep(BACKOFF_S)
-        raise Unavailable(f"{MOST_REDONE} transactions were aborted")
+        raise Unavailable(f"{MOST_REDONE} transactions were aborted, the last one by: {why}")
 
-    def _transact(self, records: Sequence[Record]) -> bool:
-        """Return whether the transaction was committed, not aborted."""
+    def _transact(self, records: Sequence[Record]) -> object:
+        """Return why the transaction was aborted, None when it was committed."""
+        self._last_offset, self._faults = None, []
         try:
             self._producer.begin_transaction()
             for record in records[:-1]:
-                self._produce(record)
+                self._produce(record, on_delivery=self._reported)
             self._produce(records[-1], on_delivery=self._delivered)
             self._commit()
         except KafkaException as error:
@@ -84,14 +95,23 @@ class Transactions:
             if isinstance(fault, KafkaError) and fault.fatal():
                 raise Fenced(str(fault)) from None
             self._abort()
-            if isinstance(fault, KafkaError) and fault.code() in _REFUSALS:
-                raise NeverTaken(str(fault), ()) from None
-            return False
-        return True
+            # A record that the broker refuses fails the transaction: what is produced after that is told of
+            # a wrong state only. The records' own reports are all there once it is aborted.
+            faults = [*self._faults, fault]
+            for each in faults:
+                if isinstance(each, KafkaError) and each.code() in _REFUSALS:
+                    raise NeverTaken(str(each), ()) from None
+            return faults[0]
+        return None
+
+    def _reported(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None and error.code() not in _PURGED:
+            self._faults.append(error)
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        self._reported(error, message)
         if error is None:
-            self._last_offset = message.offset() or 0
+            self._last_offset = message.offset()
 
     def _produce(self, record: Record, **more: Any) -> None:
         while True:
@@ -111,13 +131,18 @@ class Transactions:
                 return
 
     def _commit(self) -> None:
-        """Commit; the same commit is tried again while Kafka calls the error retriable."""
+        """Commit; the same commit is tried again for a while where Kafka calls the error retriable."""
+        end = time.monotonic() + GIVEN_UP_S
         while True:
             try:
                 self._producer.commit_transaction(COMMIT_S)
             except KafkaException as error:
                 if not error.args[0].retriable() or error.args[0].txn_requires_abort():
                     raise
+                if time.monotonic() > end:
+                    raise Unavailable(
+                        f"the brokers don't say whether a transaction was committed: {error.args[0].str()}"
+                    ) from None
             else:
                 return
 
@@ -125,4 +150,5 @@ class Transactions:
         try:
             self._producer.abort_transaction(COMMIT_S)
         except KafkaException as error:
-            raise Fenced(f"the abort failed too: {error}") from None
+            kind = Fenced if error.args[0].fatal() else Unavailable
+            raise kind(f"the abort of a transaction failed, too: {error.args[0].str()}") from None

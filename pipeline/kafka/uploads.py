@@ -33,11 +33,13 @@ _FINAL: Final = frozenset(
         KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.INVALID_MSG_SIZE,
         KafkaError.INVALID_RECORD,
-        KafkaError.INVALID_TIMESTAMP,
         KafkaError.RECORD_LIST_TOO_LARGE,
     }
 )
-"""What a broker (or the client) answers to a record that it will never take."""
+"""What a broker (or the client) answers to a record that it will never take.
+
+A time that it does not take is none of these: a clock is wrong, or a limit of the topic; both can be mended.
+"""
 
 _SPENT: Final = frozenset(
     {

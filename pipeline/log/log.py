@@ -25,6 +25,8 @@ UPLOADS: Final = "media.uploads"
 LOCK_NAME: Final = "lock"
 FREE_BYTES_NEEDED: Final = 16 * 1024 * 1024
 TOMBSTONE_MS: Final = 24 * 3_600_000
+AGING: Final = 2
+"""The dedupe index forgets at most so many times as fast as time goes by, whatever the clock says."""
 MAINTAIN_ROWS: Final = 500
 """Most rows that one maintenance transaction removes, so that writing waits little."""
 
@@ -42,11 +44,16 @@ class Log:
         position_record: PositionRecord,
         *,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._data_dir = data_dir
         self._topics = topics
         self._position_record = position_record
         self._now_ms = now_ms
+        self._monotonic = monotonic
+        self._maintained_at: float | None = None
+        self._forgotten: dict[int, int] = {}
+        """Up to which record time an index partition was forgotten since the log was opened."""
         self._lock: IO[str] | None = None
         self._writer: Writer | None = None
         self._numbers: dict[tuple[str, int], int] = {}
@@ -190,17 +197,40 @@ class Log:
     def maintain(self, now_ms: int) -> int:
         """Apply retention and remove old tombstones; return how many records were removed."""
         removed = 0
+        now = self._monotonic()
+        elapsed_ms = 0 if self._maintained_at is None else round((now - self._maintained_at) * 1000)
+        self._maintained_at = now
         for (topic, partition), number in self._numbers.items():
             rules = self._topics.get(topic)
             if rules is None:
                 continue
             if "delete" in rules.cleanup and rules.retention_ms is not None:
-                removed += self._expire(topic, partition, number, now_ms - rules.retention_ms)
+                before_ms = now_ms - rules.retention_ms
+                if topic == INDEX:
+                    before_ms = self._aged(number, before_ms, elapsed_ms)
+                removed += self._expire(topic, partition, number, before_ms)
             if "compact" in rules.cleanup:
                 removed += self._bury(number, now_ms - TOMBSTONE_MS)
         if removed:
             self._writing().submit(lambda c: c.execute("PRAGMA incremental_vacuum(1000)").fetchall()).result()
         return removed
+
+    def _aged(self, number: int, before_ms: int, elapsed_ms: int) -> int:
+        """Return up to which time an index partition may be forgotten now.
+
+        It begins at the oldest record and grows with the time that went by: a clock that was wrong for a day
+        costs two days of the oldest entries, not all sessions that are known.
+        """
+        from_ms = self._forgotten.get(number)
+        if from_ms is None:
+            base = number << OFFSET_BITS
+            oldest = self._reading().execute(
+                "SELECT timestamp_ms FROM records WHERE id >= ? AND id <= ? ORDER BY id LIMIT 1",
+                (base, base | OFFSET_MASK),
+            )
+            from_ms = min((row[0] for row in oldest.fetchall()), default=before_ms)
+        self._forgotten[number] = min(before_ms, from_ms + AGING * elapsed_ms)
+        return self._forgotten[number]
 
     def _expire(self, topic: str, partition: int, number: int, before_ms: int) -> int:
         """Remove records from the head of a partition while they are older than `before_ms`."""

@@ -57,8 +57,8 @@ def judged(
             f"{dead} of the last {seen} uploads of a partition would be dead letters of the worker's own "
             f"doing ({', '.join(sorted(set(own)))}), "
             f"over PIPELINE_WORKER_DEAD_LETTERS_PERCENT={limit.percent}. "
-            "Nothing of this batch was committed: look at what was deployed last, or raise the setting "
-            "to let them go"
+            "Nothing of this batch was committed: look at what was deployed last (a version, the datastreams "
+            "file, on the ingest and here), or raise the setting to let them go"
         )
     while seen > WINDOW_UPLOADS:
         seen, dead = seen // 2, dead // 2

@@ -1,7 +1,8 @@
 """Decode, validate and identify: from a stored record of `media.uploads` to a session with its id.
 
 The front door has judged the upload already; the worker runs the same `wire` code again, and where
-the two disagree (two versions in a rolling upgrade) the reason is `door_disagrees` (DESIGN.md 4).
+the two disagree (two versions in a rolling upgrade, other datastreams) the reason is `door_disagrees`
+(DESIGN.md 4).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pipeline.session.pseudonyms import pseudonymised
 from pipeline.stages.datastreams import Directory
 from pipeline.stages.receive import ACCEPTED
 from pipeline.wire import media_collection, media_edge
-from pipeline.wire.problems import MOST_PROBLEMS, Problem, Rejected
+from pipeline.wire.problems import MOST_PROBLEMS, Problem, Rejected, cut
 
 REASONS: Final[dict[str, str]] = {
     "body_too_large": "The body was larger than the limit; what arrived up to it is kept.",
@@ -27,7 +28,7 @@ REASONS: Final[dict[str, str]] = {
     "content_encoding": "The content coding is not supported, or could not be undone.",
     "content_type": "The content type is not JSON.",
     "datastream_disabled": "The datastream is switched off.",
-    "door_disagrees": "Door and worker judged the upload differently: an alarm.",
+    "door_disagrees": "Door and worker judged the upload differently, or have other datastreams: an alarm.",
     "internal_error": "An unexpected exception at the door or in a stage: an alarm.",
     "invalid": f"The body broke rules of its API; the first {MOST_PROBLEMS} problems are listed.",
     "record_too_large": "What the upload gives is larger than the topics take, or than "
@@ -97,8 +98,11 @@ def _identified(upload: Upload, directory: Directory) -> Identified | Refusal:
     if upload.verdict != ACCEPTED and upload.reason != "invalid":
         return Refusal(upload.reason or "invalid", _problems(upload))
     datastream = directory.by_id(upload.datastream_id)
+    if upload.verdict == ACCEPTED and (datastream is None or datastream.id != upload.datastream_id):
+        message = cut(f"the worker has no datastream {upload.datastream_id!r}")
+        return Refusal("door_disagrees", (Problem("", "unknown_datastream", message),))
     if datastream is None:
-        return Refusal(upload.reason or "unknown_datastream", _problems(upload))
+        return Refusal("invalid", _problems(upload))
     try:
         session = _decoded(upload, datastream)
     except Rejected as rejected:
@@ -108,6 +112,8 @@ def _identified(upload: Upload, directory: Directory) -> Identified | Refusal:
     if upload.verdict != ACCEPTED:
         return Refusal("door_disagrees", _problems(upload))
     identity = session_id(session, datastream)
+    if upload.session_id is not None and upload.session_id != identity:
+        return Refusal("door_disagrees")
     key = visitor_key(session, datastream, identity)
     return Identified(outward(session, datastream, directory), datastream, identity, key)
 
@@ -125,11 +131,18 @@ def outward(session: Session, datastream: Datastream, directory: Directory) -> S
 
 
 def _decoded(upload: Upload, datastream: Datastream) -> Session:
+    """Return the session of the body, or raise `Rejected`.
+
+    How strict a datastream is, is the door's business, and may have changed while the upload waited: what
+    was accepted is read leniently, and what was refused strictly.
+    """
+    strict = upload.verdict != ACCEPTED
     if upload.form == Form.MEDIA_EDGE.value:
         if upload.event_index is None:
             media_edge.split(upload.body)  # the door could not split it: nor should we
-        return media_edge.decode(upload.body, datastream, strict=datastream.strict)
-    return media_collection.decode(upload.body, upload.path, strict=datastream.strict)
+        datastream = datastream._replace(ignore_session_id=not strict)
+        return media_edge.decode(upload.body, datastream, strict=strict)
+    return media_collection.decode(upload.body, upload.path, strict=strict)
 
 
 def _problems(upload: Upload) -> tuple[Problem, ...]:

@@ -153,18 +153,25 @@ class Carrier:
         if expected is None or not is_current or offset < expected:
             return False
         if offset > expected:
-            await self._look_into_gap(partition, expected, offset)
+            loop, lanes = asyncio.get_running_loop(), ownership.lanes
+            first = await loop.run_in_executor(None, lanes.first_upload_from, partition, expected)
             if ownership.generation != generation or ownership.expected.get(partition) != expected:
                 return False  # taken over meanwhile: the new generation says what is read next
+            self._judge_gap(partition, expected, offset, first)
         ownership.expected[partition] = offset + 1
         return True
 
-    async def _look_into_gap(self, partition: int, expected: int, offset: int) -> None:
-        """Go on where the topic itself has the gap (retention); end where uploads were passed over."""
-        loop, lanes = asyncio.get_running_loop(), self._ownership.lanes
-        first = await loop.run_in_executor(None, lanes.first_upload_from, partition, expected)
-        if first is not None and first < offset:
-            self._end(Ending.STUCK, "uploads_passed_over", f"{UPLOADS} {partition} from {first} to {offset}")
+    def _judge_gap(self, partition: int, expected: int, offset: int, first: int | None) -> None:
+        """Go on where the topic itself has the gap (retention); end where uploads were passed over.
+
+        `first` is what the topic holds from `expected` on. The upload in hand is there, so a broker that
+        knows of none is behind, and says nothing of what is before it: all is read again.
+        """
+        gap = f"{UPLOADS} {partition} from {expected} to {offset}"
+        if first is None:
+            self._end(Ending.STUCK, "gap_not_known", f"{gap}: a broker has nothing there yet")
+        elif first < offset:
+            self._end(Ending.STUCK, "uploads_passed_over", f"{gap}: there is {first}")
         self._meters.count("pipeline_lost_offsets_total", by=offset - expected)
         _log.error(
             "offsets_lost", topic=UPLOADS, partition=partition, offset=expected, offsets=offset - expected

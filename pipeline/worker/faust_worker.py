@@ -22,7 +22,7 @@ from faust.exceptions import AlreadyConfiguredWarning
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from pipeline.contract.ports import PositionUnusable
+from pipeline.contract.ports import PositionUnusable, Unavailable
 from pipeline.kafka.lanes import Lanes
 from pipeline.metrics import Meters
 from pipeline.settings import Settings
@@ -198,7 +198,10 @@ def make_app(
         partitions = sorted(ownership.committed)
         if partitions:  # one at a time, since each waits for its commit in hand
             partition = partitions[next(turns) % len(partitions)]
-            await asyncio.get_running_loop().run_in_executor(ownership.pool, lanes.sweep, partition)
+            try:
+                await asyncio.get_running_loop().run_in_executor(ownership.pool, lanes.sweep, partition)
+            except Unavailable as error:
+                app.end(Ending.STUCK, "index_store_unusable", error, partition=partition)
 
     @app.timer(interval=ADVISE_S)  # type: ignore[untyped-decorator]  # as above
     async def advise() -> None:
@@ -213,24 +216,28 @@ def buffered_messages(settings: Settings) -> int:
 
 
 def observe_progress(app: App, meters: Meters, progress: Progress) -> None:
-    """Measure lag, progress and the index; `watch` ends a worker that makes no progress."""
+    """Measure lag, where it is known, and progress; `watch` ends a worker that makes none."""
     ownership = app.pipeline_ownership
     positions = dict(ownership.committed)
     now = time.monotonic()
     if ownership.generation is None:
         progress.rest(now)  # a take-over has a deadline of its own
         return
-    lag = {}
+    lag, waiting = {}, {}
     for partition, position in positions.items():
         try:
             end = app.consumer.highwater(TP(app.pipeline_topic, partition))
         except AssertionError:  # aiokafka's way to say that a rebalance has just taken the partition
             progress.rest(now)
             return
-        lag[partition] = max(0, (end or 0) - position)
+        # None until the first answer to a fetch, which an idle partition gets as well: what never gets one
+        # must not look idle.
+        waiting[partition] = 1 if end is None else max(0, end - position)
+        if end is not None:
+            lag[partition] = waiting[partition]
     meters.replace("pipeline_partition_lag_records", {str(p): number for p, number in lag.items()})
     meters.set("pipeline_lag_records", sum(lag.values()))
-    progress.observe(now, positions, lag)
+    progress.observe(now, positions, waiting)
 
 
 def credentials(settings: Settings) -> Any:

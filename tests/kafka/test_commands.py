@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -25,11 +26,13 @@ from confluent_kafka.admin import (
 from deploy.servers import free_port
 from pipeline.cli import app
 from pipeline.commands.home import kafka_codec
+from pipeline.contract.record import Record
 from pipeline.contract.records import IndexEntry, Outcome
 from pipeline.contract.topics import load_topics
 from pipeline.kafka import admin
 from pipeline.kafka.clients import client_config
 from pipeline.kafka.registry import HttpRegistry
+from pipeline.kafka.uploads import UploadProducer
 from pipeline.settings import SettingError, Settings, load
 from tests.commands.serving import refused as refused_here
 from tests.kafka.home import PARTITIONS, made_topics, settings_of
@@ -262,6 +265,71 @@ def test_another_number_of_partitions_is_refused(kafka: LentKafka, tmp_path: Pat
         other = dataclasses.replace(settings, partitions=48)
         for name in (("worker",), ("ingest", "--port", "0"), ("topics", "apply")):
             assert f"has {PARTITIONS} partitions, PIPELINE_PARTITIONS is 48" in refused(other, *name)
+
+
+@pytest.mark.kafka
+def test_another_number_of_replicas_is_a_difference_that_apply_does_not_mend(
+    kafka: LentKafka, tmp_path: Path
+) -> None:
+    settings = settings_of(kafka, tmp_path)
+    with made_topics(settings):
+        more = dataclasses.replace(settings, kafka_replication_factor=3)
+        differences = {
+            (d.topic, d.what, d.wanted, d.found) for d in admin.diff(more, load_topics(PARTITIONS))
+        }
+        assert differences == {(name, "replication factor", "3", "1") for name in load_topics()}
+        assert command(more, "topics", "diff").returncode == 1
+        assert "kafka-reassign-partitions.sh" in refused(more, "topics", "apply")
+        admin.require_topics(more, load_topics(PARTITIONS))
+
+
+@pytest.mark.kafka
+def test_topics_that_take_too_small_records_are_refused_with_what_to_do(
+    kafka: LentKafka, tmp_path: Path
+) -> None:
+    settings = settings_of(kafka, tmp_path)
+    with made_topics(settings):
+        larger = dataclasses.replace(settings, ingest_body_limit_bytes=8 * 1024 * 1024)
+        for name in (("worker",), ("ingest", "--port", "0")):
+            said = refused(larger, *name)
+            assert "PIPELINE_INGEST_BODY_LIMIT_BYTES is 8388608" in said
+            assert "pipeline topics apply" in said
+        admin.apply(larger, load_topics(PARTITIONS))
+        admin.require_topics(larger, load_topics(PARTITIONS))
+        admin.require_topics(settings, load_topics(PARTITIONS))
+
+
+@pytest.mark.parametrize(
+    "failure", [KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)), TimeoutError()]
+)
+def test_brokers_that_do_not_tell_how_large_records_may_be_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    class Silent:
+        """An admin client that may not ask."""
+
+        def describe_configs(self, resources: list[ConfigResource], **_more: object) -> dict[Any, Any]:
+            answers: dict[Any, Future[Any]] = {resource: Future() for resource in resources}
+            for answer in answers.values():
+                answer.set_exception(failure)
+            return answers
+
+    monkeypatch.setattr(admin, "_admin", lambda _settings: Silent())
+    monkeypatch.setattr(admin, "_shape_differences", lambda _settings, _topics: iter(()))
+    settings = load({}, kafka_bootstrap="127.0.0.1:1", data_dir=tmp_path)
+    admin.require_topics(settings, load_topics(PARTITIONS))
+
+
+@pytest.mark.kafka
+def test_uploads_of_a_clock_that_is_ahead_are_taken(kafka: LentKafka, tmp_path: Path) -> None:
+    settings = settings_of(kafka, tmp_path)
+    with made_topics(settings):
+        producer = UploadProducer(
+            dataclasses.replace(settings, ingest_ack_deadline_ms=30_000), time.monotonic
+        )
+        ahead_ms = time.time_ns() // 1_000_000 + 30 * 86_400_000
+        asyncio.run(producer.store([Record("media.uploads", 0, b"key", b"value", ahead_ms)]))
+        producer.close()
 
 
 @pytest.mark.kafka

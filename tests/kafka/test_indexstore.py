@@ -149,6 +149,7 @@ def test_entries_are_forgotten_by_month_and_never_before_13_whole_months(tmp_pat
     store.apply([Entry(b"position:media.uploads:0", b"here", at(2020, 1))], 201)
     assert store.sweep(at(2026, 11, 30), 1_000)
     assert len(known(store)) == 200
+    store.apply([Entry(b"session:of december", b"", at(2026, 12, 1))], 202)
     while not store.sweep(at(2026, 12, 1), 30):  # in steps, as the worker does it
         pass
     assert known(store) == {key(n) for n in range(100, 200)}
@@ -157,12 +158,36 @@ def test_entries_are_forgotten_by_month_and_never_before_13_whole_months(tmp_pat
 
 def test_a_sweep_of_a_month_is_done_once(tmp_path: Path) -> None:
     store = opened(tmp_path / "s")
+    store.apply([Entry(b"session:new", b"", at(2026, 12))], 1)
     assert store.sweep(at(2026, 11), 10)
-    store.apply(entries(range(5), at(2020, 1)), 5)
+    store.apply(entries(range(5), at(2020, 1)), 6)
     assert store.sweep(at(2026, 11), 10)
     assert len(known(store)) == 5
     assert store.sweep(at(2026, 12), 10)
     assert known(store) == set()
+
+
+def test_a_clock_that_is_ahead_forgets_nothing_that_the_entries_do_not_bear_out(tmp_path: Path) -> None:
+    filled(tmp_path / "s")
+    store = opened(tmp_path / "s")
+    store.apply([Entry(b"position:media.uploads:0", b"here", at(2040, 1))], ENTRIES + 2)  # by that clock
+    assert store.sweep(at(2040, 1), 10_000)
+    assert len(known(store)) == ENTRIES
+    assert not store.is_swept_ahead(at(2026, 11))
+    store.apply([Entry(b"session:new", b"", at(2028, 1))], ENTRIES + 3)
+    assert store.sweep(at(2028, 1), 10_000), "and sweeping goes on when it is right again"
+    assert known(store) == set()
+
+
+def test_a_store_that_was_swept_ahead_of_time_says_so_also_when_it_is_opened_again(tmp_path: Path) -> None:
+    store = opened(tmp_path / "s")
+    store.apply([Entry(b"session:new", b"", at(2028, 1))], 1)  # received by a clock that was ahead, too
+    assert store.sweep(at(2028, 1), 10)
+    assert store.is_swept_ahead(at(2026, 11))
+    store.close()
+    again = opened(tmp_path / "s")
+    assert again.is_swept_ahead(at(2026, 11))
+    assert not again.is_swept_ahead(at(2027, 12, 31)), "a clock may be set back by less than a day"
 
 
 @pytest.mark.parametrize(("ms", "month"), [(-1, 0), (0, 0), (at(1971, 2), 13), (10**18, 0xFFFF)])

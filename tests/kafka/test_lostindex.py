@@ -153,6 +153,31 @@ def test_a_store_that_is_ahead_of_its_topic_is_kept_until_a_rebuild(
     again.close()
 
 
+def test_a_rebuild_that_was_broken_off_is_not_adopted(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = lanes_at(settings, tmp_path / "a")
+    key = carry(first, 1)
+    first.close()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mend, "_entries", killed)
+    with pytest.raises(KeyboardInterrupt):
+        mend.rebuild(settings, CODEC, TOPICS, NOW_MS)
+    monkeypatch.undo()
+    for _ in range(2):
+        with pytest.raises(SettingError, match=r"not rebuilt to the end: run `pipeline index rebuild`"):
+            mend.adopt(settings, CODEC, TOPICS)
+    worker = lanes_at(settings, tmp_path / "b")
+    with pytest.raises(PositionUnusable, match="pipeline index rebuild"):
+        worker.resume(1)
+    worker.close()
+    known_after_rebuild(settings, tmp_path / "b", 1, key)
+    mend.adopt(settings, CODEC, TOPICS)
+
+
 @pytest.mark.parametrize(
     "mended",
     [

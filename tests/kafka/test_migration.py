@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -172,6 +172,29 @@ def test_it_refuses_while_uploads_wait(deployment: Deployment) -> None:
     waiting = deployment.pipeline(deployment.old, BEFORE)
     waiting.send(to_media_collection(story("0 start, 0 play, 10 end", name="another")))
     with pytest.raises(SettingError, match=r"1 uploads under the prefix .* are not carried yet"):
+        deployment.migrate()
+    assert deployment.stored(deployment.new, INDEX) == []
+
+
+@pytest.mark.parametrize(
+    ("position", "mends"),
+    [
+        ({"cluster_id": "another"}, "another cluster.*pipeline index adopt"),
+        ({"topic_id": "another"}, "another topic.*pipeline index adopt"),
+        ({"next_offset": 1_000}, "beyond the end.*pipeline index adopt"),
+        ({"cluster_id": "unfinished rebuild", "next_offset": 0}, "pipeline index rebuild"),
+    ],
+    ids=["cluster", "topic", "end", "rebuild"],
+)
+def test_it_refuses_a_position_that_no_worker_would_go_on_from(
+    deployment: Deployment, position: dict[str, Any], mends: str
+) -> None:
+    partition, key, held = next(e for e in deployment.entries(deployment.old) if e[2].kind == "position")
+    value = deployment.codec.encode(INDEX, held._replace(**position))
+    asyncio.run(
+        deployment.homes[0].store([Record(INDEX, partition, key, value, time.time_ns() // 1_000_000)])
+    )
+    with pytest.raises(SettingError, match=rf"{mends}.*run the migration again"):
         deployment.migrate()
     assert deployment.stored(deployment.new, INDEX) == []
 

@@ -144,6 +144,15 @@ def test_a_record_as_large_as_the_settings_allow_fits_the_queue() -> None:
         assert queue_bytes(settings) > largest_record_bytes(settings) + 1024
 
 
+def test_a_time_that_the_broker_does_not_take_is_tried_again(cluster: MockCluster, tmp_path: Path) -> None:
+    async def work(producer: UploadProducer) -> None:
+        cluster.refuse_produce(KafkaError.INVALID_TIMESTAMP)
+        assert await stored(producer, 1) == "Unavailable"
+        assert "stored" in [await stored(producer, 1) for _ in range(10)]
+
+    run(cluster, tmp_path, work)
+
+
 def test_a_record_that_is_too_large_is_never_taken(cluster: MockCluster, tmp_path: Path) -> None:
     async def work(producer: UploadProducer) -> None:
         with pytest.raises(NeverTaken) as refused:

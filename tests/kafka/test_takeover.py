@@ -7,22 +7,24 @@ import itertools
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from pipeline.contract.codec import Codec
-from pipeline.contract.ports import Fenced, NeverTaken, PositionUnusable
+from pipeline.contract.ports import Fenced, NeverTaken, PositionUnusable, Unavailable
 from pipeline.contract.record import Record, StoredRecord
 from pipeline.contract.topics import load_topics
 from pipeline.kafka import admin, mend, takeover
 from pipeline.kafka import lanes as lanes_module
 from pipeline.kafka.lanes import Lanes
-from pipeline.settings import Settings
+from pipeline.settings import SettingError, Settings, load
 from pipeline.stages.datastreams import OPEN_DIRECTORY
 from pipeline.stages.receive import DOWNLOADED, Request
 from pipeline.topology import Topology
@@ -71,8 +73,6 @@ def lanes_of(settings: Settings, data_dir: Path | None = None, heard: Heard | No
 
 
 def settings_at(settings: Settings, data_dir: Path) -> Settings:
-    from dataclasses import replace
-
     return replace(settings, data_dir=data_dir)
 
 
@@ -214,10 +214,65 @@ def test_a_session_is_known_after_12_simulated_months_and_forgotten_after_15(set
     lanes = lanes_of(settings)
     lanes.take_over(3)
     old = [entry("session:12 months", timestamp_ms=NOW_MS - 12 * MONTH_MS)]
-    lanes.commit(3, [*old, entry("session:15 months", timestamp_ms=NOW_MS - 15 * MONTH_MS)], 1)
+    old.append(entry("session:15 months", timestamp_ms=NOW_MS - 15 * MONTH_MS))
+    lanes.commit(3, [*old, entry("session:of now")], 1)
     lanes.sweep(3)
     assert known(lanes, "session:12 months", "session:15 months") == {"session:12 months"}
     lanes.close()
+
+
+def test_a_store_that_a_wrong_clock_has_swept_ends_the_worker_and_is_read_again(settings: Settings) -> None:
+    heard = Heard()
+    lanes = lanes_of(settings, heard=heard)
+    lanes.take_over(3)
+    lanes.commit(3, [entry("session:1"), entry("session:2", timestamp_ms=NOW_MS + 24 * MONTH_MS)], 1)
+    lanes._lanes[3].store.sweep(NOW_MS + 24 * MONTH_MS, 100)
+    assert known(lanes, "session:1", "session:2") == {"session:2"}
+    with pytest.raises(Unavailable, match="by a clock that was ahead"):
+        lanes.sweep(3)
+    lanes.take_over(3)
+    assert known(lanes, "session:1", "session:2") == {"session:1", "session:2"}
+    assert heard.made_anew == [3]
+    lanes.sweep(3)
+    assert known(lanes, "session:1", "session:2") == {"session:1", "session:2"}
+    lanes.close()
+
+
+def test_a_worker_of_another_group_does_not_start_beside_those_of_the_first(settings: Settings) -> None:
+    first = lanes_of(settings)
+    topic = settings.kafka_topic_prefix + UPLOADS
+    worker = Consumer({"bootstrap.servers": settings.kafka_bootstrap, "group.id": settings.worker_group})
+    worker.subscribe([topic])
+    end = time.monotonic() + 30
+    while not worker.assignment():
+        worker.poll(0.1)
+        assert time.monotonic() < end
+    place = [TopicPartition(topic, 3)]
+    while first._advisor.committed(place)[0].offset != 5:  # as the worker tells it every few seconds
+        first.advise({3: 5})
+        assert time.monotonic() < end
+    renamed = replace(settings, worker_group=f"{settings.worker_group}-renamed")
+    with pytest.raises(SettingError, match=f"Stop the workers of group {settings.worker_group} first"):
+        lanes_of(renamed)
+    lanes_of(settings).close()
+    elsewhere = replace(renamed, kafka_topic_prefix=f"{settings.kafka_topic_prefix}other.")
+    admin.require_no_other_group(elsewhere)
+    worker.close()
+    lanes_of(renamed).close()
+    first.close()
+
+
+def test_brokers_that_do_not_tell_of_groups_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        """An admin client that may not ask."""
+
+        def list_consumer_groups(self, **_more: object) -> Future[object]:
+            answer: Future[object] = Future()
+            answer.set_exception(KafkaException(KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED)))
+            return answer
+
+    monkeypatch.setattr(admin, "_admin", lambda _settings: Silent())
+    admin.require_no_other_group(load({}, kafka_bootstrap="127.0.0.1:1"))
 
 
 def test_a_record_that_the_client_refuses_leaves_nothing_and_the_lane_goes_on(settings: Settings) -> None:

@@ -67,6 +67,7 @@ def test_it_is_one_to_the_end_of_the_13th_month_and_counts_again_later(tmp_path:
     worker = Worker(tmp_path / "store")
     assert worker.carry("first", at(2026, 1, 1)) == ["accepted"]
     assert worker.carry("again", at(2027, 2, 28)) == ["duplicate"]
+    assert worker.carry("the first of the month", at(2027, 3, 1)) == ["duplicate"], "it tells that it is time"
     assert worker.carry("much later", at(2027, 3, 1)) == ["accepted"]
 
 

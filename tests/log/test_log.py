@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,8 +34,8 @@ TOPICS = {
 }
 
 
-def make(path: Path, topics: dict[str, Topic] | None = None) -> Log:
-    return Log(path, topics or TOPICS, position_maker(Codec(FakeSchemaIds())))
+def make(path: Path, topics: dict[str, Topic] | None = None, **more: Any) -> Log:
+    return Log(path, topics or TOPICS, position_maker(Codec(FakeSchemaIds())), **more)
 
 
 @pytest.fixture
@@ -89,6 +90,55 @@ def test_old_records_are_removed_and_their_offsets_never_used_again(tmp_path: Pa
     put(again, record("c", at_ms=10 * DAY_MS))
     assert offsets(again) == [2]
     again.close()
+
+
+class Passing:
+    """A log that is maintained every hour of a time that the test lets pass, whatever its clock says."""
+
+    def __init__(self, path: Path) -> None:
+        self._seconds = 0.0
+        self.log = make(path, monotonic=lambda: self._seconds)
+        self.log.open()
+
+    def hours(self, number: int, now_ms: int) -> None:
+        for hour in range(number):
+            self._seconds += 3_600
+            self.log.maintain(now_ms + hour * 3_600_000)
+
+
+def known(log: Log) -> set[str]:
+    keys = [f"session:{day}" for day in range(100)]
+    return {key.decode() for key in log.known(0, [key.encode() for key in keys])}
+
+
+def test_the_index_forgets_when_it_is_time(tmp_path: Path) -> None:
+    passing = Passing(tmp_path)
+    put(passing.log, *(record(f"session:{day}", topic="media.index", at_ms=day * DAY_MS) for day in range(3)))
+    passing.hours(24, 9 * DAY_MS)
+    assert known(passing.log) == {"session:0", "session:1", "session:2"}
+    passing.hours(24, 10 * DAY_MS)
+    passing.hours(1, 11 * DAY_MS)
+    assert known(passing.log) == {"session:1", "session:2"}
+    passing.hours(25, 11 * DAY_MS)
+    assert known(passing.log) == {"session:2"}
+    passing.log.close()
+
+
+def test_a_clock_that_is_wrong_for_a_day_does_not_empty_the_index(tmp_path: Path) -> None:
+    passing = Passing(tmp_path)
+    days = range(10)
+    put(passing.log, *(record(f"session:{d}", topic="media.index", at_ms=d * DAY_MS) for d in days))
+    passing.hours(1, 10 * DAY_MS)
+    wrong = 1_000 * DAY_MS
+    passing.hours(23, wrong)
+    put(passing.log, record("session:99", topic="media.index", at_ms=wrong))
+    passing.log.close()
+    again = Passing(tmp_path)
+    again.hours(1, wrong)
+    assert known(again.log) == {f"session:{day}" for day in (*range(2, 10), 99)}
+    again.hours(24, 11 * DAY_MS)
+    assert known(again.log) == {f"session:{day}" for day in (*range(2, 10), 99)}
+    again.log.close()
 
 
 def test_uploads_that_the_worker_has_not_read_are_never_removed(log: Log) -> None:

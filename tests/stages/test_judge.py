@@ -16,10 +16,10 @@ from pipeline.contract.topics import load_topics
 from pipeline.session.datastream import OPEN_DATASTREAM, Datastream
 from pipeline.stages import prepare as prepare_module
 from pipeline.stages.datastreams import Directory
-from pipeline.stages.flood import window_key
-from pipeline.stages.receive import DOWNLOADED, Request
+from pipeline.stages.flood import Flooded, window_key
+from pipeline.stages.receive import DOWNLOADED, EDGE, Request
 from pipeline.topology import INDEX, Processed, Topology
-from pipeline.wire.encode import to_media_collection
+from pipeline.wire.encode import to_media_collection, to_media_edge
 from tests.fakes import FakeSchemaIds
 from tests.stories import BASE_MS, story
 
@@ -37,9 +37,16 @@ def topology_of(*datastreams: Datastream) -> Topology:
 OPEN = topology_of(OPEN_DATASTREAM)
 
 
-def upload(upload_id: str, body: bytes = BODY) -> StoredRecord:
-    request = Request(DOWNLOADED, body, NOW_MS, "request")
-    (r,) = OPEN.upload_records(OPEN.receive(request, lambda: upload_id))
+def upload(upload_id: str, body: bytes = BODY, door: Topology = OPEN) -> StoredRecord:
+    return stored(door, Request(DOWNLOADED, body, NOW_MS, "request"), upload_id)
+
+
+def stored(door: Topology, request: Request, upload_id: str, **changed: Any) -> StoredRecord:
+    reception = door.receive(request, lambda: upload_id)
+    (made,) = reception.uploads
+    (r,) = door.upload_records(
+        reception._replace(uploads=(made._replace(value=made.value._replace(**changed)),))
+    )
     return StoredRecord(r.topic, 0, 7, r.key, r.value, r.timestamp_ms)
 
 
@@ -103,6 +110,85 @@ def test_another_upload_of_a_counted_session_that_can_not_be_read_now_has_an_out
     first = read(OPEN, upload("one"), {})
     again = read(topology_of(), upload("two"), known_of(first))
     assert outcomes(again) == ["rejected"]
+
+
+def reasons(processed: Processed) -> list[Any]:
+    return [letter.reason for letter in processed.dead_letters]
+
+
+FILM, OTHER = (Datastream(name, report_suites=("suite",)) for name in ("film", "another"))
+
+
+@pytest.mark.parametrize(
+    "worker",
+    [topology_of(OTHER), topology_of(OTHER._replace(report_suites=())), topology_of(OPEN_DATASTREAM)],
+    ids=["gone", "renamed, and open", "no file"],
+)
+def test_an_accepted_upload_of_a_datastream_that_the_worker_has_not_is_a_disagreement(
+    worker: Topology,
+) -> None:
+    one = upload("one", door=topology_of(FILM))
+    read_now = read(worker, one, {})
+    assert (outcomes(read_now), reasons(read_now)) == (["rejected"], ["door_disagrees"])
+    (problem,) = read_now.dead_letters[0].problems
+    assert (problem.rule, problem.message) == ("unknown_datastream", "the worker has no datastream 'film'")
+
+
+def test_a_backlog_of_such_uploads_stops_the_worker_instead_of_being_drained() -> None:
+    door = topology_of(FILM)
+    with pytest.raises(Flooded, match="door_disagrees"):
+        topology_of(OTHER).process(
+            [upload(f"upload-{n}", door=door) for n in range(20)], lambda _: {}, NOW_MS
+        )
+
+
+def test_what_the_door_itself_found_nobodys_stays_so_whatever_the_worker_knows() -> None:
+    one = upload("one", door=topology_of(OTHER._replace(report_suites=("none",))))
+    assert [reasons(read(worker, one, {})) for worker in (OPEN, topology_of(FILM))] == [
+        ["unknown_datastream"]
+    ] * 2
+
+
+def test_another_session_id_than_the_doors_is_a_disagreement_and_none_is_not() -> None:
+    request = Request(DOWNLOADED, BODY, NOW_MS, "request")
+    assert reasons(read(OPEN, stored(OPEN, request, "one", session_id="0" * 64), {})) == ["door_disagrees"]
+    older = read(OPEN, stored(OPEN, request, "one", session_id=None), {})
+    assert (outcomes(older), reasons(older)) == (["accepted"], [])
+
+
+STRICT = topology_of(OPEN_DATASTREAM._replace(strict=True))
+EDGE_BODY = (
+    b'{"events":['
+    + to_media_edge(story("0 start, 0 play, 10 complete")).replace(
+        b'"playhead"', b'"sessionID":"x","unheardOf":1,"playhead"', 1
+    )
+    + b"]}"
+)
+
+
+@pytest.mark.parametrize("path", [DOWNLOADED, EDGE])
+def test_what_was_accepted_before_a_datastream_became_strict_is_carried_as_before(path: str) -> None:
+    door = topology_of(OPEN_DATASTREAM._replace(ignore_session_id=True))
+    body = BODY if path == DOWNLOADED else EDGE_BODY
+    one = stored(door, Request(path, body, NOW_MS, "request", config_id="default"), "one")
+    sessions = [
+        [record.value for record in read(worker, one, {}).records if record.topic == "media.sessions"]
+        for worker in (door, STRICT)
+    ]
+    assert sessions[0] == sessions[1]
+    flags = CODEC.decode(sessions[1][0])["flags"]
+    assert {"unknown_param" if path == DOWNLOADED else "session_id_ignored"} <= set(flags)
+
+
+def test_what_was_refused_while_a_datastream_was_strict_stays_invalid() -> None:
+    one = upload("one", door=STRICT)
+    assert reasons(read(OPEN, one, {})) == reasons(read(STRICT, one, {})) == ["invalid"]
+
+
+def test_pseudonyms_make_no_disagreement() -> None:
+    datastream = OPEN_DATASTREAM._replace(pseudonymise=("ecid", "aid", "vid", "identities"))
+    hidden = Topology(CODEC, load_topics(), Directory((datastream,), b"key"))
+    assert outcomes(read(hidden, upload("one", door=hidden), {})) == ["accepted"]
 
 
 def test_other_poison_at_a_place_that_was_used_before_is_a_dead_letter_of_its_own() -> None:

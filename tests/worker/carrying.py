@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.contract.codec import Codec
-from pipeline.contract.ports import NeverTaken
+from pipeline.contract.ports import Fenced, NeverTaken
 from pipeline.contract.record import Record
 from pipeline.contract.topics import load_topics
 from pipeline.metrics import Meters
@@ -44,15 +44,18 @@ class FakeLanes:
         self.index: dict[bytes, bytes] = {}
         self.released: list[int] = []
         self._refuses = refuses
+        self._holds: dict[int, object] = {}
 
     def resume(self, partition: int) -> int:
+        self._holds[partition] = object()
         return max((c.next_offset for c in self.commits if c.partition == partition), default=0)
 
     def release(self, partition: int) -> None:
         self.released.append(partition)
+        self._holds.pop(partition, None)
 
     def hold(self, partition: int) -> object:
-        return self
+        return self._holds.get(partition)
 
     def known(self, partition: int, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
         return {key: self.index[key] for key in keys if key in self.index}
@@ -61,6 +64,8 @@ class FakeLanes:
         return None
 
     def commit(self, partition: int, records: Sequence[Record], next_offset: int, hold: object) -> None:
+        if partition not in self._holds or hold not in (None, self._holds[partition]):
+            raise Fenced(f"partition {partition} was not taken over, or again since")
         if any(map(self._refuses, records)):
             raise NeverTaken("Broker: Message size too large", ())
         self.commits.append(Commit(partition, records, next_offset))

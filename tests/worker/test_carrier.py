@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -100,6 +100,60 @@ def test_a_partition_that_was_taken_over_while_a_gap_was_looked_into_goes_on_whe
     asyncio.run(carry())
     assert worker.ownership.expected == {3: 5}
     assert worker.lanes.commits == []
+
+
+@pytest.mark.parametrize(("first", "event"), [(4, "uploads_passed_over"), (None, "gap_not_known")])
+def test_uploads_that_were_passed_over_or_may_have_been_end_the_worker(first: int | None, event: str) -> None:
+    class Holding(FakeLanes):
+        def first_upload_from(self, partition: int, offset: int) -> int | None:
+            return first
+
+    worker = Worker(Holding())
+    with pytest.raises(SystemExit):
+        asyncio.run(carried_from(worker, 0, 7))
+    assert worker.ended == [(Ending.STUCK, event)]
+    assert [c.next_offset for c in worker.lanes.commits] == [1]
+    assert b"pipeline_lost_offsets_total 0.0" in worker.meters.text()
+
+
+def test_a_gap_that_the_topic_itself_has_is_counted_and_the_worker_goes_on() -> None:
+    class Holding(FakeLanes):
+        def first_upload_from(self, partition: int, offset: int) -> int | None:
+            return 7
+
+    worker = Worker(Holding())
+    asyncio.run(carried_from(worker, 0, 7))
+    assert worker.ended == []
+    assert [c.next_offset for c in worker.lanes.commits] == [1, 8]
+    assert b"pipeline_lost_offsets_total 6.0" in worker.meters.text()
+
+
+async def carried_from(worker: Worker, *offsets: int) -> None:
+    """Have uploads with these offsets carried one by one, those of partition 3."""
+    await worker.ownership.taken(1, [3])
+    for offset in offsets:
+        await worker.carry([Message(3, offset, upload(offset))], 1)
+
+
+def test_what_was_in_the_stages_while_its_partition_was_taken_over_again_is_not_committed() -> None:
+    class TakenMeanwhile(FakeLanes):
+        def known(self, partition: int, keys: Any) -> Mapping[bytes, bytes]:
+            if worker.ownership.generation == 1:
+                asyncio.run_coroutine_threadsafe(worker.ownership.taken(2, [3]), loops[0]).result(10)
+            return super().known(partition, keys)
+
+    async def carry() -> None:
+        loops.append(asyncio.get_running_loop())
+        await worker.ownership.taken(1, [3])
+        await worker.carry([Message(3, 0, upload(0))], 1)
+
+    loops: list[asyncio.AbstractEventLoop] = []
+    worker = Worker(TakenMeanwhile())
+    with pytest.raises(SystemExit):
+        asyncio.run(carry())
+    assert worker.ended == [(Ending.FENCED, "fenced")]
+    assert worker.lanes.commits == []
+    assert worker.ownership.generation == 2
 
 
 def test_a_partition_that_was_lost_is_owned_no_more_whatever_its_last_commit_did() -> None:
