@@ -5,7 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 DATA_DIR ?= .data
-TEST_PROCESSES ?= 4
+# More than cores: what takes long on Kafka mostly waits.
+TEST_PROCESSES ?= 6
 
 .PHONY: run demo test check format lock bench compiled faults kafka registry clean
 

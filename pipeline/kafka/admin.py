@@ -41,6 +41,8 @@ SETTLE_PAUSE_S: Final = 0.1
 POSITIONS: Final = "-positions"
 """What the group that holds a worker group's positions for lag tools has behind its name."""
 REPLICAS: Final = "replication factor"
+ROOM_DEADLINE_S: Final = 3.0
+"""How long a start waits to be told how large records may be."""
 MISSING_GRACE_S: Final = 3.0
 """How long a missing topic may still come: `topics apply` may have made it a moment ago."""
 
@@ -190,10 +192,10 @@ def _require_room(settings: Settings, topics: Mapping[str, Topic]) -> None:
         _resource_of(topic.name, settings): topic for topic in topics.values() if topic.bytes == "upload"
     }
     admin = _admin(settings)  # the answers never come to a client that is gone
-    asked = admin.describe_configs([*named], request_timeout=REACH_DEADLINE_S)
+    asked = admin.describe_configs([*named], request_timeout=ROOM_DEADLINE_S)
     for resource, topic in named.items():
         try:
-            held = int(asked[resource].result(REACH_DEADLINE_S)["max.message.bytes"].value)
+            held = int(asked[resource].result(ROOM_DEADLINE_S)["max.message.bytes"].value)
         except (KafkaException, TimeoutError, KeyError, TypeError, ValueError):
             continue
         wanted = topic.max_record_bytes(settings.ingest_body_limit_bytes)
