@@ -20,6 +20,20 @@ ASK_AGAIN_S: Final = 1.0
 C = TypeVar("C")
 
 
+NEVER_TAKEN: Final = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+    }
+)
+"""What a broker (or the client) answers to a record that it will never take.
+
+A time that it does not take is none of these: a clock is wrong, or a limit of the topic; both can be mended.
+"""
+
+
 class Unreachable(SettingError):
     """No broker answers; that may be the address, or the brokers are away."""
 

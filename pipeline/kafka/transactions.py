@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pipeline.contract.ports import Fenced, NeverTaken, Unavailable
 from pipeline.contract.record import Record
-from pipeline.kafka.clients import client_config, largest_record_bytes, quiet
+from pipeline.kafka.clients import NEVER_TAKEN, client_config, largest_record_bytes, quiet
 from pipeline.settings import Settings
 
 FENCE_S: Final = 30.0
@@ -20,18 +20,6 @@ GIVEN_UP_S: Final = 120.0
 BACKOFF_S: Final = 0.2
 MOST_REDONE: Final = 20
 
-_REFUSALS: Final = frozenset(
-    {
-        KafkaError.MSG_SIZE_TOO_LARGE,
-        KafkaError.INVALID_MSG_SIZE,
-        KafkaError.INVALID_RECORD,
-        KafkaError.RECORD_LIST_TOO_LARGE,
-    }
-)
-"""What the client or a broker answers to a record that it will never take.
-
-A time that it does not take is none of these: it is the worker's clock that is wrong, not the record.
-"""
 _PURGED: Final = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001 - public names
 
 
@@ -99,7 +87,7 @@ class Transactions:
             # a wrong state only. The records' own reports are all there once it is aborted.
             faults = [*self._faults, fault]
             for each in faults:
-                if isinstance(each, KafkaError) and each.code() in _REFUSALS:
+                if isinstance(each, KafkaError) and each.code() in NEVER_TAKEN:
                     raise NeverTaken(str(each), ()) from None
             return faults[0]
         return None

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from pipeline.contract.ports import NeverTaken, Unavailable
 from pipeline.contract.record import Record
-from pipeline.kafka.clients import client_config, largest_record_bytes, quiet
+from pipeline.kafka.clients import NEVER_TAKEN, client_config, largest_record_bytes, quiet
 from pipeline.settings import Settings
 from pipeline.topology import UPLOADS
 
@@ -27,19 +27,6 @@ LOOK_S: Final = 2.0
 FRESH_S: Final = 10.0
 """How long an acknowledgement, or else an answer of the cluster, lets Kafka count as ready."""
 
-
-_FINAL: Final = frozenset(
-    {
-        KafkaError.MSG_SIZE_TOO_LARGE,
-        KafkaError.INVALID_MSG_SIZE,
-        KafkaError.INVALID_RECORD,
-        KafkaError.RECORD_LIST_TOO_LARGE,
-    }
-)
-"""What a broker (or the client) answers to a record that it will never take.
-
-A time that it does not take is none of these: a clock is wrong, or a limit of the topic; both can be mended.
-"""
 
 _SPENT: Final = frozenset(
     {
@@ -207,7 +194,7 @@ class UploadProducer:
             self._is_spent = True
         # The loop may be gone when a service that stops gives up on what Kafka never answered.
         if not future.done() and not future.get_loop().is_closed():
-            future.set_result(None if error is None else _Fault(str(error), error.code() in _FINAL))
+            future.set_result(None if error is None else _Fault(str(error), error.code() in NEVER_TAKEN))
 
     def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take acknowledgements, give up on late ones, and come again until none is awaited."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from faults.fleet import BAD_EVERY, Fleet
+from tests.answering import answered_by
 
 
 class Door(BaseHTTPRequestHandler):
@@ -54,12 +54,8 @@ class Door(BaseHTTPRequestHandler):
 def door(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[type[Door], str]]:
     monkeypatch.setattr("faults.fleet.RETRY_S", 0.01)
     handler = type("Handler", (Door,), {"bodies": [], "tried": set()})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield handler, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with answered_by(handler) as url:
+        yield handler, url
 
 
 def test_every_session_is_sent_until_it_is_acknowledged_and_a_part_of_them_again(

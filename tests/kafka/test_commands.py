@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,14 @@ COMMANDS = (
     ("topics", "diff"),
 )
 MENDING = (("index", "adopt"), ("index", "rebuild"), ("topics", "migrate", "--to-prefix", "v2."))
+
+
+@pytest.fixture
+def settings(kafka: LentKafka, tmp_path: Path) -> Iterator[Settings]:
+    """Yield settings with their topics made."""
+    found = settings_of(kafka, tmp_path)
+    with made_topics(found):
+        yield found
 
 
 def refused(settings: Settings, *arguments: str) -> str:
@@ -257,46 +265,34 @@ def test_an_incompatible_schema_is_one_line_and_an_unregistered_one_a_difference
 
 
 @pytest.mark.kafka
-def test_another_number_of_partitions_is_refused(kafka: LentKafka, tmp_path: Path) -> None:
-    settings = settings_of(kafka, tmp_path)
-    with made_topics(settings):
-        with pytest.raises(SettingError, match="pipeline topics migrate --to-prefix"):
-            admin.apply(settings, load_topics(48))
-        other = dataclasses.replace(settings, partitions=48)
-        for name in (("worker",), ("ingest", "--port", "0"), ("topics", "apply")):
-            assert f"has {PARTITIONS} partitions, PIPELINE_PARTITIONS is 48" in refused(other, *name)
+def test_another_number_of_partitions_is_refused(settings: Settings) -> None:
+    with pytest.raises(SettingError, match="pipeline topics migrate --to-prefix"):
+        admin.apply(settings, load_topics(48))
+    other = dataclasses.replace(settings, partitions=48)
+    for name in (("worker",), ("ingest", "--port", "0"), ("topics", "apply")):
+        assert f"has {PARTITIONS} partitions, PIPELINE_PARTITIONS is 48" in refused(other, *name)
 
 
 @pytest.mark.kafka
-def test_another_number_of_replicas_is_a_difference_that_apply_does_not_mend(
-    kafka: LentKafka, tmp_path: Path
-) -> None:
-    settings = settings_of(kafka, tmp_path)
-    with made_topics(settings):
-        more = dataclasses.replace(settings, kafka_replication_factor=3)
-        differences = {
-            (d.topic, d.what, d.wanted, d.found) for d in admin.diff(more, load_topics(PARTITIONS))
-        }
-        assert differences == {(name, "replication factor", "3", "1") for name in load_topics()}
-        assert command(more, "topics", "diff").returncode == 1
-        assert "kafka-reassign-partitions.sh" in refused(more, "topics", "apply")
-        admin.require_topics(more, load_topics(PARTITIONS))
+def test_another_number_of_replicas_is_a_difference_that_apply_does_not_mend(settings: Settings) -> None:
+    more = dataclasses.replace(settings, kafka_replication_factor=3)
+    differences = {(d.topic, d.what, d.wanted, d.found) for d in admin.diff(more, load_topics(PARTITIONS))}
+    assert differences == {(name, "replication factor", "3", "1") for name in load_topics()}
+    assert command(more, "topics", "diff").returncode == 1
+    assert "kafka-reassign-partitions.sh" in refused(more, "topics", "apply")
+    admin.require_topics(more, load_topics(PARTITIONS))
 
 
 @pytest.mark.kafka
-def test_topics_that_take_too_small_records_are_refused_with_what_to_do(
-    kafka: LentKafka, tmp_path: Path
-) -> None:
-    settings = settings_of(kafka, tmp_path)
-    with made_topics(settings):
-        larger = dataclasses.replace(settings, ingest_body_limit_bytes=8 * 1024 * 1024)
-        for name in (("worker",), ("ingest", "--port", "0")):
-            said = refused(larger, *name)
-            assert "PIPELINE_INGEST_BODY_LIMIT_BYTES is 8388608" in said
-            assert "pipeline topics apply" in said
-        admin.apply(larger, load_topics(PARTITIONS))
-        admin.require_topics(larger, load_topics(PARTITIONS))
-        admin.require_topics(settings, load_topics(PARTITIONS))
+def test_topics_that_take_too_small_records_are_refused_with_what_to_do(settings: Settings) -> None:
+    larger = dataclasses.replace(settings, ingest_body_limit_bytes=8 * 1024 * 1024)
+    for name in (("worker",), ("ingest", "--port", "0")):
+        said = refused(larger, *name)
+        assert "PIPELINE_INGEST_BODY_LIMIT_BYTES is 8388608" in said
+        assert "pipeline topics apply" in said
+    admin.apply(larger, load_topics(PARTITIONS))
+    admin.require_topics(larger, load_topics(PARTITIONS))
+    admin.require_topics(settings, load_topics(PARTITIONS))
 
 
 @pytest.mark.parametrize(
@@ -321,34 +317,28 @@ def test_brokers_that_do_not_tell_how_large_records_may_be_stop_nothing(
 
 
 @pytest.mark.kafka
-def test_uploads_of_a_clock_that_is_ahead_are_taken(kafka: LentKafka, tmp_path: Path) -> None:
-    settings = settings_of(kafka, tmp_path)
-    with made_topics(settings):
-        producer = UploadProducer(
-            dataclasses.replace(settings, ingest_ack_deadline_ms=30_000), time.monotonic
-        )
-        ahead_ms = time.time_ns() // 1_000_000 + 30 * 86_400_000
-        asyncio.run(producer.store([Record("media.uploads", 0, b"key", b"value", ahead_ms)]))
-        producer.close()
+def test_uploads_of_a_clock_that_is_ahead_are_taken(settings: Settings) -> None:
+    producer = UploadProducer(dataclasses.replace(settings, ingest_ack_deadline_ms=30_000), time.monotonic)
+    ahead_ms = time.time_ns() // 1_000_000 + 30 * 86_400_000
+    asyncio.run(producer.store([Record("media.uploads", 0, b"key", b"value", ahead_ms)]))
+    producer.close()
 
 
 @pytest.mark.kafka
 def test_retention_that_does_not_cover_the_longest_outage_is_refused_with_what_to_do(
-    kafka: LentKafka, tmp_path: Path
+    settings: Settings,
 ) -> None:
-    settings = settings_of(kafka, tmp_path)
-    with made_topics(settings):
+    admin.require_retention(settings)
+    long = dataclasses.replace(settings, worker_longest_outage_s=24 * 86_400)
+    for name in (("worker",), ("ingest", "--port", "0")):
+        said = refused(long, *name)
+        assert "PIPELINE_WORKER_LONGEST_OUTAGE_S" in said
+        assert "pipeline topics apply" in said
+    change_topic(settings, "retention.ms", "-1")
+    admin.require_retention(long)
+    change_topic(settings, "retention.bytes", "1000000")
+    with pytest.raises(admin.RetentionTooShort, match=r"retention\.bytes=1000000"):
         admin.require_retention(settings)
-        long = dataclasses.replace(settings, worker_longest_outage_s=24 * 86_400)
-        for name in (("worker",), ("ingest", "--port", "0")):
-            said = refused(long, *name)
-            assert "PIPELINE_WORKER_LONGEST_OUTAGE_S" in said
-            assert "pipeline topics apply" in said
-        change_topic(settings, "retention.ms", "-1")
-        admin.require_retention(long)
-        change_topic(settings, "retention.bytes", "1000000")
-        with pytest.raises(admin.RetentionTooShort, match=r"retention\.bytes=1000000"):
-            admin.require_retention(settings)
 
 
 def change_topic(settings: Settings, name: str, value: str) -> None:

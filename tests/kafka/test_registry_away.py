@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +19,7 @@ from pipeline.contract.codec import schema_text
 from pipeline.contract.topics import load_schema, load_topics
 from pipeline.settings import load
 from pipeline.topology import UPLOADS
+from tests.answering import answered_by
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.mock import MockCluster
 from tests.kafka.running import Ingest, Worker, command, records
@@ -74,16 +73,6 @@ class _AllKnown(_Answering):
         self._answer({"compatibility": "FULL_TRANSITIVE"})
 
 
-@contextmanager
-def _served(port: int, handler: type[_Answering]) -> Iterator[None]:
-    with ThreadingHTTPServer(("127.0.0.1", port), handler) as registry:
-        threading.Thread(target=registry.serve_forever).start()
-        try:
-            yield
-        finally:
-            registry.shutdown()
-
-
 @pytest.mark.kafka
 def test_a_worker_that_is_killed_while_the_registry_is_away_comes_back_and_counts_once(
     kafka: LentKafka, tmp_path: Path
@@ -91,7 +80,7 @@ def test_a_worker_that_is_killed_while_the_registry_is_away_comes_back_and_count
     port = free_port()
     settings = settings_of(kafka, tmp_path / "data", registry_url=f"http://127.0.0.1:{port}")
     with made_topics(settings), ExitStack() as running:
-        with _served(port, _AllKnown):
+        with answered_by(_AllKnown, port):
             assert command(settings, "topics", "apply").returncode == 0
             worker = running.enter_context(Worker(settings, tmp_path / "worker.log"))
             worker.await_assignment()
@@ -123,7 +112,7 @@ def test_an_ingest_that_never_reached_the_registry_spools_and_frames_later(tmp_p
                 time.sleep(2)
                 assert ingest.metric("pipeline_spooled_total") > 0
                 assert ingest.metric("pipeline_forwarded_total") == 0
-                with _served(port, _Registry):
+                with answered_by(_Registry, port):
                     ingest.await_forwarded()
                     end = time.monotonic() + 20
                     spooled = -1.0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ from structlog.testing import capture_logs
 from deploy.servers import free_port
 from pipeline.kafka import registry as registry_module
 from pipeline.kafka.registry import HttpRegistry
+from tests.answering import answered_by
 
 SCHEMAS = ("a", "b", "c")
 
@@ -42,12 +42,8 @@ class _Registry(BaseHTTPRequestHandler):
 @pytest.fixture
 def url() -> Iterator[str]:
     _Registry.ids, _Registry.status = {"a": 1, "b": 2, "c": 3}, 200
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Registry) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with answered_by(_Registry) as url:
+        yield url
 
 
 def ids_of(url: str, cache: Path) -> list[int]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -19,6 +18,7 @@ from pipeline.contract.ports import SchemaIds, Unavailable
 from pipeline.kafka.registry import HttpRegistry
 from pipeline.log.registry_file import FileRegistry
 from pipeline.settings import SettingError
+from tests.answering import answered_by
 from tests.fakes import FakeSchemaIds
 from tests.lender import LentRegistry
 
@@ -144,12 +144,8 @@ class Answering(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def answering() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with answered_by(Answering) as url:
+        yield url
 
 
 @pytest.mark.parametrize("answer", ["<html>", "[]", "{}", "7"])
