@@ -68,7 +68,7 @@ class Codec:
         found = (_FRAME.pack(MAGIC, schema_id), str(schema["name"]), self._writer.of(schema))
         self._writers[topic] = found
         if topic == upload_writer.TOPIC and UploadWriter.fits(schema):
-            self._upload_writer = UploadWriter(found[0], schema)
+            self._upload_writer = UploadWriter(found[0], schema, self._writer)
         return found
 
     def decode(self, value: bytes | None) -> dict[str, Any]:

@@ -1,18 +1,16 @@
 """Accepted uploads as Avro, the short way: what most of them have alike is written once and kept.
 
 Avro writes a record as its fields one behind the other, so a run of fields is a record too, and a value of a
-union is its branch's number and the value. fastavro writes every part, and the whole is byte for byte what
-it makes of the whole record (a test).
+union is its branch's number and the value. The whole is byte for byte what fastavro makes of the whole record
+(a test).
 """
 
 from __future__ import annotations
 
-import io
 from operator import attrgetter
 from typing import Any, Final
 
-import fastavro
-
+from pipeline.contract.record_writer import NULL, Fastavro, Text, Writer
 from pipeline.contract.records import Upload
 
 TOPIC: Final = "media.uploads"
@@ -20,6 +18,8 @@ IDS: Final = ("upload_id", "request_id", "received_at_ms")
 FIRST_ALIKE: Final = "form"
 BEHIND_ALIKE: Final = "session_id"
 BEHIND: Final = (BEHIND_ALIKE, "replay_id", "body")
+SOME: Final = b"\2"
+"""The number of the branch that is not null."""
 KEPT: Final = 256
 """How many different parts are kept: one for each kind of sender, of the size of its User-Agent."""
 
@@ -33,18 +33,16 @@ class UploadWriter:
         names = tuple(field["name"] for field in schema["fields"])
         return names[: len(IDS) + 1] == (*IDS, FIRST_ALIKE) and names[-len(BEHIND) :] == BEHIND
 
-    def __init__(self, frame: bytes, schema: dict[str, Any]) -> None:
+    def __init__(self, frame: bytes, schema: dict[str, Any], writer: Writer) -> None:
         fields = {field["name"]: field for field in schema["fields"]}
         names = list(fields)
         first, behind = names.index(FIRST_ALIKE), names.index(BEHIND_ALIKE)
         self._frame = frame
-        self._ids = _part("Ids", [fields[name] for name in names[:first]])
-        self._alike = _part(
-            "Alike", [*(fields[name] for name in names[first:behind]), _field("session_id_branch", "long")]
-        )
-        self._rest = _part(
-            "Rest",
-            [_field("session_id", "string"), _field("replay_id_branch", "long"), _field("body", "bytes")],
+        self._length = writer.of("long")
+        self._text = Text(self._length)
+        self._moment = Fastavro("long")
+        self._alike = Fastavro(
+            {"type": "record", "name": "Alike", "fields": [fields[name] for name in names[first:behind]]}
         )
         self._alike_of = attrgetter(*names[first:behind])
         self._kept: dict[Any, bytes] = {}
@@ -54,38 +52,23 @@ class UploadWriter:
         if upload.session_id is None or upload.replay_id is not None or upload.problems:
             return None
         alike = self._alike_of(upload)
-        write = fastavro.schemaless_writer
-        out = io.BytesIO()
-        out.write(self._frame)
-        write(
-            out,
-            self._ids,
-            {
-                "upload_id": upload.upload_id,
-                "request_id": upload.request_id,
-                "received_at_ms": upload.received_at_ms,
-            },
+        text, body = self._text, upload.body
+        return b"".join(
+            (
+                self._frame,
+                text[upload.upload_id],
+                text[upload.request_id],
+                self._moment[upload.received_at_ms],
+                self._kept.get(alike) or self._written_alike(alike, upload),
+                text[upload.session_id],
+                NULL,
+                self._length[len(body)],
+                body,
+            )
         )
-        out.write(self._kept.get(alike) or self._written_alike(alike, upload))
-        write(
-            out,
-            self._rest,
-            {"session_id": upload.session_id, "replay_id_branch": 0, "body": upload.body},
-        )
-        return out.getvalue()
 
     def _written_alike(self, alike: Any, upload: Upload) -> bytes:
-        out = io.BytesIO()
-        fastavro.schemaless_writer(out, self._alike, upload._asdict() | {"session_id_branch": 1})
         if len(self._kept) >= KEPT:
             self._kept.clear()
-        found = self._kept[alike] = out.getvalue()
+        found = self._kept[alike] = self._alike[upload._asdict()] + SOME
         return found
-
-
-def _field(name: str, kind: str) -> dict[str, Any]:
-    return {"name": name, "type": kind}
-
-
-def _part(name: str, fields: list[dict[str, Any]]) -> Any:
-    return fastavro.parse_schema({"type": "record", "name": name, "fields": fields})
