@@ -8,7 +8,7 @@ DATA_DIR ?= .data
 # More than cores: what takes long on Kafka mostly waits.
 TEST_PROCESSES ?= 6
 
-.PHONY: run demo test check format lock bench compiled faults kafka registry clean
+.PHONY: run demo test test-compiled check format lock bench compiled faults kafka registry clean
 
 run: .venv/run.stamp ## start the embedded default, send the samples, show them, go on serving
 	$(BIN)/pipeline demo --serve --data-dir $(DATA_DIR)
@@ -18,6 +18,9 @@ demo: .venv/run.stamp ## the same, but stop then: exit 0 when the ledger balance
 
 test: .venv/dev.stamp ## all tests; PIPELINE_REQUIRE_KAFKA=1 demands those on Apache Kafka
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+test-compiled: compiled ## the tests of what is compiled, on it
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile tests/session tests/stages tests/wire tests/contract
 
 check: .venv/dev.stamp ## format, lint, types, import rules, generated files, schemas against released ones, docs
 	$(BIN)/ruff format --check .
@@ -56,6 +59,8 @@ lock: ## resolve the locked requirements anew (needs uv)
 		--extra otel -c requirements/run.txt --custom-compile-command "make lock" pyproject.toml -o requirements/otel.txt
 	uv pip compile -q --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
 		--extra dev --extra otel -c requirements/run.txt --custom-compile-command "make lock" pyproject.toml -o requirements/dev.txt
+	uv pip compile -q --no-emit-index-url --generate-hashes --universal --python-version 3.11 \
+		--extra compiled -c requirements/dev.txt --custom-compile-command "make lock" pyproject.toml -o requirements/compiled.txt
 
 clean: ## remove what was installed and built, never the data
 	find pipeline -name '*.so' -delete

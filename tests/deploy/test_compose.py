@@ -94,11 +94,26 @@ def test_our_services_run_without_rights_and_come_back_when_they_end() -> None:
 
 def test_what_the_image_copies_is_there() -> None:
     lines = (ROOT / "deploy" / "Dockerfile").read_text().splitlines()
-    copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
+    copied = [
+        word
+        for line in lines
+        if line.startswith("COPY") and "--from=" not in line
+        for word in line.split()[1:-1]
+    ]
     assert "pipeline" in copied
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")}
     assert set(copied) <= allowed
     assert all((ROOT / path).exists() for path in copied)
+
+
+def test_the_hot_path_of_the_image_is_plain_or_compiled() -> None:
+    lines = (ROOT / "deploy" / "Dockerfile").read_text().splitlines()
+    stages = {line.split()[-1] for line in lines if line.startswith("FROM") and " AS " in line}
+    builds = [s["build"]["args"] for name, s in services().items() if name not in SERVERS]
+    assert {args["HOT_PATH"] for args in builds} == {"plain"}
+    assert {"plain", "compiled"} <= stages
+    assert lines[2] == "ARG HOT_PATH=plain"
+    assert [line for line in lines if line.startswith("FROM")][-1] == "FROM ${HOT_PATH}"
 
 
 class Node(servers._Node):
