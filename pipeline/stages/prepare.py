@@ -113,7 +113,8 @@ def _identified(upload: Upload, directory: Directory) -> Identified | Refusal:
         return Refusal("door_disagrees", _problems(upload))
     identity = session_id(session, datastream)
     if upload.session_id is not None and upload.session_id != identity:
-        return Refusal("door_disagrees")
+        message = cut(f"the door gave {upload.session_id}, the worker {identity}")
+        return Refusal("door_disagrees", (Problem("", "session_id", message),))
     key = visitor_key(session, datastream, identity)
     return Identified(outward(session, datastream, directory), datastream, identity, key)
 

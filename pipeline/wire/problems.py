@@ -38,6 +38,7 @@ RULES: Final[dict[str, str]] = {
     "pattern": "The string doesn't have the wanted form.",
     "required": "A key that must be there is missing.",
     "second_session_start": "A second sessionStart: one upload is one session.",
+    "session_id": "The session has another id here than the front door gave it.",
     "too_many_items": f"More than {MOST_ITEMS:,} items in one Media Edge request.",
     TOO_MANY: f"More than {MOST_PROBLEMS} problems, or {PROBLEM_BYTES:,} bytes of them: no more are told.",
     "type": "The value is of another type.",

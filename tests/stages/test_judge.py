@@ -151,7 +151,11 @@ def test_what_the_door_itself_found_nobodys_stays_so_whatever_the_worker_knows()
 
 def test_another_session_id_than_the_doors_is_a_disagreement_and_none_is_not() -> None:
     request = Request(DOWNLOADED, BODY, NOW_MS, "request")
-    assert reasons(read(OPEN, stored(OPEN, request, "one", session_id="0" * 64), {})) == ["door_disagrees"]
+    other = read(OPEN, stored(OPEN, request, "one", session_id="0" * 64), {})
+    assert reasons(other) == ["door_disagrees"]
+    (problem,) = other.dead_letters[0].problems
+    assert problem.rule == "session_id"
+    assert problem.message.startswith(f"the door gave {'0' * 64}, the worker ")
     older = read(OPEN, stored(OPEN, request, "one", session_id=None), {})
     assert (outcomes(older), reasons(older)) == (["accepted"], [])
 
