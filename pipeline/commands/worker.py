@@ -28,10 +28,8 @@ _log = structlog.get_logger("pipeline.worker")
 
 def worker(settings: Settings) -> int:
     """Carry uploads until SIGTERM; return the exit code."""
-    import faust
-
     from pipeline.worker.carrier import Ending
-    from pipeline.worker.faust_worker import make_app
+    from pipeline.worker.faust_worker import Worker, make_app
 
     require_kafka(settings)
     traces = open_traces(settings, "pipeline-worker")
@@ -66,7 +64,7 @@ def worker(settings: Settings) -> int:
     tune_gc()
     # mode takes away what the root logger has and asks the app for its own.
     app.conf.loghandlers = [library_handler(settings)]
-    process = faust.Worker(
+    process = Worker(
         app,
         loglevel="WARN",
         redirect_stdouts=False,
