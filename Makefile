@@ -19,7 +19,7 @@ demo: .venv/run.stamp ## the same, but stop then: exit 0 when the ledger balance
 test: .venv/dev.stamp ## all tests; PIPELINE_REQUIRE_KAFKA=1 demands those on Apache Kafka
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-test-compiled: compiled ## the tests of what is compiled, on it
+test-compiled: compiled ## the tests of what is compiled, on it; it stays until make clean
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile tests/session tests/stages tests/wire tests/contract
 
 check: .venv/dev.stamp ## format, lint, types, import rules, generated files, schemas against released ones, docs

@@ -2,8 +2,9 @@
 
 The records of one session repeat most of what they hold (ids, names, nulls, flags, small numbers), and Avro
 writes a record as its fields one behind the other, an array or a map as a count, its items and a zero, a text
-as its length and itself. So fastavro writes each number once, and here the bytes are only put one behind the
-other. The whole is byte for byte what fastavro makes of the whole record (a test), at a quarter of the cost.
+as its length and itself. So fastavro writes numbers and short lists once, and here the bytes are only put one
+behind the other. The whole is byte for byte what fastavro makes of the whole record (a test), at a quarter of
+the cost.
 
 Each type is something like a mapping from its values to their bytes: what a subscript costs is what counts.
 """

@@ -18,8 +18,6 @@ IDS: Final = ("upload_id", "request_id", "received_at_ms")
 FIRST_ALIKE: Final = "form"
 BEHIND_ALIKE: Final = "session_id"
 BEHIND: Final = (BEHIND_ALIKE, "replay_id", "body")
-SOME: Final = b"\2"
-"""The number of the branch that is not null."""
 KEPT: Final = 256
 """How many different parts are kept: one for each kind of sender, of the size of its User-Agent."""
 
@@ -70,5 +68,6 @@ class UploadWriter:
     def _written_alike(self, alike: Any, upload: Upload) -> bytes:
         if len(self._kept) >= KEPT:
             self._kept.clear()
-        found = self._kept[alike] = self._alike[upload._asdict()] + SOME
+        session_id_branch = self._length[1]
+        found = self._kept[alike] = self._alike[upload._asdict()] + session_id_branch
         return found
