@@ -20,6 +20,7 @@ from pipeline.contract.positions import INDEX, UPLOADS, position_key
 from pipeline.contract.record import StoredRecord
 from pipeline.contract.topics import load_topics
 from pipeline.settings import Settings
+from pipeline.stages.derive import OUTCOMES
 from pipeline.stages.ledger import HOUR_MS, Entry, Ledger, Partition, balance
 from pipeline.stages.prepare import id_of_undecodable
 
@@ -42,6 +43,11 @@ def read_ledger(home: Home, now_ms: int) -> Ledger:
     topics = load_topics()
     kept_ms = min(topic.retention_ms for topic in topics.values() if topic.retention_ms)
     positions = _positions(home)
+    # A worker may go on meanwhile: `balance` tells what it made since, if ends are taken in this order.
+    home.reader.refresh()
+    derived = [name for name in topics if name not in {UPLOADS, OUTCOMES, INDEX}]
+    for topic in (*derived, OUTCOMES, UPLOADS):
+        home.reader.end_offset(topic, 0)
     uploads = {
         partition: Partition(
             home.reader.first_offset(UPLOADS, partition),
@@ -51,7 +57,8 @@ def read_ledger(home: Home, now_ms: int) -> Ledger:
         for partition in range(home.reader.partitions(UPLOADS))
     }
     # One by one: all of them at once would be 42 KB of memory for each session.
-    entries = (entry for topic in topics for entry in entries_of(home, topic))
+    read = (UPLOADS, *derived, OUTCOMES, INDEX)
+    entries = (entry for topic in read for entry in entries_of(home, topic))
     # An hour of margin: what retention is removing at this moment must not look like a loss.
     return balance(entries, uploads, since_ms=now_ms - kept_ms + HOUR_MS)
 

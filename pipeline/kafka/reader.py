@@ -25,14 +25,17 @@ from pipeline.settings import SettingError, Settings
 POLL_S: Final = 0.05
 BATCH: Final = 500
 RETRY_S: Final = 0.2
+OPEN_S: Final = 2.0
+"""A transaction that ends does so within this; one whose owner died stays open for a minute."""
 
 
 class KafkaReader:
     """Reads committed records; offsets have gaps where transactions put their markers.
 
-    The end offsets of all partitions are taken once per topic and kept until `refresh`, so that a
-    reading ends although more is written meanwhile. It is no snapshot over topics. What retention removes
-    while it is read is left out, and only that.
+    The end offsets of all partitions are taken once per topic, when one of them is first asked for, and kept
+    until `refresh`: a reading ends there although more is written meanwhile. Transactions that are open
+    before that end are waited for, at most `OPEN_S` in all until `refresh`. It is no snapshot over topics.
+    What retention removes while it is read is left out, and only that.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -56,17 +59,27 @@ class KafkaReader:
         self._bounds: dict[tuple[str, int], tuple[int, int]] = {}
         self._admin = made(AdminClient, settings, error_cb=self._heard)
         self._partitions: dict[str, int] = {}
+        self._patience_s = OPEN_S
         self.refresh()
+        self._meet_topics()
 
     def refresh(self) -> None:
         """Go on to the present state, or raise `SettingError` when Kafka can't be reached."""
         self._bounds.clear()
+        self._patience_s = OPEN_S
         topics = described(self._admin, self._settings, self._heard).topics
         self._partitions = {
             name.removeprefix(self._prefix): len(topic.partitions)
             for name, topic in topics.items()
             if name.startswith(self._prefix)
         }
+
+    def _meet_topics(self) -> None:
+        """Let the consumer know every topic: librdkafka looks for those that it does not once a second."""
+        try:
+            self._consumer.list_topics(timeout=REACH_DEADLINE_S)
+        except KafkaException as error:
+            raise unreachable(self._settings, error.args[0].str()) from None
 
     def close(self) -> None:
         """Close the consumer."""
@@ -93,44 +106,32 @@ class KafkaReader:
 
         Records of one partition are in order; partitions are mixed as they arrive.
         """
-        places = {p: at for p, at in positions.items() if at < self.end_offset(topic, p)}
-        self._assign(topic, places)
+        reading = _Reading(topic, positions, {p: self.end_offset(topic, p) for p in positions})
+        self._assign(topic, reading.places)
         waited_s = 0.0
-        while places:
+        while reading.places:
             asked_at = time.monotonic()
             messages = self._consumer.consume(BATCH, POLL_S)
             # Only this wait counts: whoever takes the records may be busy with each of them for long.
-            waited_s += time.monotonic() - asked_at
-            if not messages and waited_s > REACH_DEADLINE_S:
-                raise unreachable(self._settings, f"{topic} {sorted(places)} give nothing and have no end")
-            overtaken: set[int] = set()
+            asked_s = time.monotonic() - asked_at
+            waited_s = 0.0 if messages else waited_s + asked_s
+            if reading.is_held_up and not messages:
+                self._patience_s -= asked_s
+                if self._patience_s < 0:
+                    return
+            elif waited_s > REACH_DEADLINE_S:
+                where = f"{topic} {sorted(reading.places)}"
+                raise unreachable(self._settings, f"{where} give nothing and have no end")
             for message in messages:
-                partition, error = message.partition(), message.error()
-                if error is None:
-                    waited_s = 0.0
-                    if partition in places:
-                        places[partition] = message.offset() + 1
-                        yield _stored(topic, message)
-                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's public name
-                    waited_s = 0.0
-                    places.pop(partition, None)
-                elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - as above
-                    overtaken.add(partition)
-                else:
-                    raise SettingError(f"can't read {topic}: {error}")
-            if overtaken := overtaken & places.keys():
-                self._pass_over_removed(topic, places, overtaken)
-                self._assign(topic, places)
+                if reading.takes(message):
+                    yield _stored(topic, message)
+            if reading.overtaken:
+                first = {p: low for p, (low, _) in self._ask_bounds(topic, reading.overtaken).items()}
+                reading.pass_over(first)
+                self._assign(topic, reading.places)
 
     def _assign(self, topic: str, places: Mapping[int, int]) -> None:
         self._consumer.assign([TopicPartition(self._prefix + topic, p, at) for p, at in places.items()])
-
-    def _pass_over_removed(self, topic: str, places: dict[int, int], overtaken: Collection[int]) -> None:
-        """Let places whose offset is gone go on at the oldest record that is left, and drop those without."""
-        for partition, (first, end) in self._ask_bounds(topic, overtaken).items():
-            places[partition] = max(places[partition], first)
-            if places[partition] >= end:
-                del places[partition]
 
     def _bounds_of(self, topic: str, partition: int) -> tuple[int, int]:
         if (topic, partition) not in self._bounds:
@@ -157,6 +158,53 @@ class KafkaReader:
     def _offsets(self, places: Sequence[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
         asked = self._admin.list_offsets(dict.fromkeys(places, spec), request_timeout=REACH_DEADLINE_S)
         return {place.partition: future.result(REACH_DEADLINE_S).offset for place, future in asked.items()}
+
+
+class _Reading:
+    """How far one reading of a topic is: the next offset of each partition that is not read to its end."""
+
+    def __init__(self, topic: str, positions: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        self.places = {p: at for p, at in positions.items() if at < ends[p]}
+        self.overtaken: set[int] = set()
+        """Partitions whose next offset retention has removed."""
+        self._topic = topic
+        self._ends = ends
+        self._held_up: set[int] = set()
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether there is nothing left to read but what comes after open transactions."""
+        return self.places.keys() <= self._held_up
+
+    def takes(self, message: Message) -> bool:
+        """Go on by what the consumer gave; return whether it is a record of this reading."""
+        partition, offset, error = message.partition(), message.offset() or 0, message.error()
+        if error is not None and error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - public name
+            if partition in self.places:
+                self.overtaken.add(partition)
+            return False
+        is_eof = error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001 - as above
+        if error is not None and not is_eof:
+            raise SettingError(f"can't read {self._topic}: {error}")
+        if partition not in self.places:
+            return False
+        self._held_up.discard(partition)
+        if offset >= self._ends[partition]:
+            del self.places[partition]
+            return False
+        if is_eof:
+            self._held_up.add(partition)
+            return False
+        self.places[partition] = offset + 1
+        return True
+
+    def pass_over(self, first: Mapping[int, int]) -> None:
+        """Let overtaken partitions go on at the oldest record that is left, and drop those without."""
+        for partition in self.overtaken:
+            self.places[partition] = max(self.places[partition], first[partition])
+            if self.places[partition] >= self._ends[partition]:
+                del self.places[partition]
+        self.overtaken = set()
 
 
 def _stored(topic: str, message: Message) -> StoredRecord:

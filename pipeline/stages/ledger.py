@@ -3,6 +3,9 @@
 *Received* counts upload ids where the door put them; everything else counts what came out. Each
 outcome says how many records of every derived topic it gave, so that one missing or extra record of
 any topic is a difference. Totals are exact over the hours that every topic still holds.
+
+It is of the moment at which the positions were read. A worker goes on while the rest is read: what it made of
+uploads from those positions on is left out, and must have moved them by the end.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ class Ledger(NamedTuple):
 
 
 class Partition(NamedTuple):
-    """The bounds of one partition of `media.uploads`, and how far the worker has read."""
+    """The bounds of one partition of `media.uploads`, and how far the worker had read before all else was."""
 
     first_offset: int
     end_offset: int
@@ -66,7 +69,12 @@ class Partition(NamedTuple):
 
 
 def balance(entries: Iterable[Entry], uploads: Mapping[int, Partition], since_ms: int = 0) -> Ledger:
-    """Return the ledger of all records from `since_ms` on (by time of receipt)."""
+    """Return the ledger of all records from `since_ms` on (by time of receipt).
+
+    Those of `media.uploads` come first, up to an end that was taken after those of all topics but
+    `media.index`: they tell what was made of uploads after the positions. Those of `media.index`, up to where
+    it is when all else is read, come last: they hold the positions of what was left out.
+    """
     books = _Books(since_ms)
     for entry in entries:
         books.enter(entry, uploads)
@@ -95,6 +103,11 @@ class _Books:
         self._events: set[str] = set()
         self._days: set[str] = set()
         self._hours: dict[int, Counter[str]] = {}
+        self._later_days: set[str] = set()
+        self._later: dict[int, int] = {}
+        """Up to which offset outcomes were met that are later than the positions, by partition of uploads."""
+        self._positions: dict[int, int] = {}
+        """The positions as they are at the end."""
 
     def enter(self, entry: Entry, uploads: Mapping[int, Partition]) -> None:
         """Count one record; records before the window are left out."""
@@ -103,7 +116,7 @@ class _Books:
             # It belongs to the ledger of its prefix; its upload, met here again, is a redelivery.
             self._migrated_ids.add(str(value.get("upload_id")))
             return
-        if entry.timestamp_ms < self._since_ms:
+        if entry.timestamp_ms < self._since_ms or self._is_left_out(entry, uploads):
             return
         hour = self._hours.setdefault(entry.timestamp_ms // HOUR_MS * HOUR_MS, Counter())
         match entry.topic:
@@ -137,6 +150,21 @@ class _Books:
             case _:
                 self._find(entry.topic, value)
 
+    def _is_left_out(self, entry: Entry, uploads: Mapping[int, Partition]) -> bool:
+        """Return whether this was made of an upload that came after the positions, and note outcomes."""
+        value = entry.value
+        upload_id = value.get("upload_id")
+        if entry.topic == "media.uploads" or upload_id in self._carried_ids:
+            return False
+        source = (value.get("source_partition"), value.get("source_offset"))
+        if upload_id not in self._upload_ids:
+            return entry.topic == "media.index" and _is_beyond(source, uploads)
+        if entry.topic == "media.outcomes":
+            partition, offset = (int(str(number)) for number in source)
+            self._later[partition] = max(offset + 1, self._later.get(partition, 0))
+            self._later_days.add(str(value["day_changed"]))
+        return True
+
     def _find(self, what: str, value: Mapping[str, object]) -> None:
         self._found[what] += 1
         self._made_of[what] += hash(value["upload_id"])
@@ -145,7 +173,9 @@ class _Books:
         """Keep which keys are known, not how often: a rebuild writes every entry again."""
         key = hash((entry.partition, entry.key))  # a set of numbers is half as large as one of keys
         kind = entry.value.get("kind")
-        if kind in self._indexed:
+        if kind == "position":
+            self._positions[int(str(entry.value["source_partition"]))] = int(str(entry.value["next_offset"]))
+        elif kind in self._indexed:
             self._indexed[kind].add(key)
         elif kind is None:  # a tombstone: whatever the key was, it is known no more
             for known in self._indexed.values():
@@ -160,6 +190,8 @@ class _Books:
         ended_before = (self._carried_ids & self._migrated_ids) - set(self._outcomes)
         carried_ids = self._carried_ids - ended_before
         changed_days = {str(v["day_changed"]) for v in accepted if v["day_changed"]}
+        ahead = [p for p, after in self._later.items() if after > self._positions.get(p, 0)]
+        days = self._days - (self._later_days - changed_days)
         refused = by_outcome["duplicate"] + by_outcome["rejected"]
         sessions = {str(v["session_id"]) for v in accepted}
         rejected = [v for v in self._outcomes.values() if v["outcome"] == "rejected"]
@@ -188,6 +220,7 @@ class _Books:
                 0,
                 len(carried_ids ^ set(self._outcomes)),
             ),
+            Check("no outcome without its position", 0, len(ahead)),
             Check("one outcome record per upload id", len(self._outcomes), self._outcome_records),
             Check("accepted = distinct sessions", by_outcome["accepted"], len(sessions & self._sessions)),
             Check("one session record per session and revision", len(self._revisions), self._session_records),
@@ -198,7 +231,7 @@ class _Books:
             Check("accepted = media closes", by_outcome["accepted"], found["call mediaClose"]),
             Check("analytics calls", _total(accepted, "analytics_calls"), found["media.analytics.calls"]),
             Check("reporting rows", _total(accepted, "reporting_rows"), found["media.reporting"]),
-            Check("changed days", len(changed_days), len(self._days)),
+            Check("changed days", len(changed_days), len(days)),
             Check("rejected = dead letters", by_outcome["rejected"], found["media.uploads.dlq"]),
             Check("calls, rows and dead letters are of the uploads that gave them", 0, len(misplaced)),
             Check("accepted = index entries of sessions", by_outcome["accepted"], indexed["session"]),
@@ -213,6 +246,14 @@ class _Books:
             checks=checks,
             hours=dict(sorted(self._hours.items())),
         )
+
+
+def _is_beyond(source: tuple[object, object], uploads: Mapping[int, Partition]) -> bool:
+    """Return whether an upload came when the end of its partition had been taken."""
+    partition, offset = source
+    if not isinstance(partition, int) or not isinstance(offset, int) or partition not in uploads:
+        return False
+    return offset >= uploads[partition].end_offset
 
 
 def _sum_of_uploads(outcomes: Iterable[Mapping[str, object]], member: str | None) -> int:

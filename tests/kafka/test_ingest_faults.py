@@ -28,6 +28,11 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 LEAST = 30
 QUICK_S = 0.5
+FROZEN_S = 5.0
+"""Shorter than the session of the broker with its controller (9 s), which would fence it at the thaw: what
+was on its way to it would then be refused, or not, as chance has it."""
+FREEZES = 4
+"""At most so many, until one stored something late: what is on its way at a freeze is chance."""
 SDK_PATIENCE_S = 5.0
 """SDKs give an answer up after so long."""
 
@@ -106,27 +111,35 @@ def test_a_broker_that_accepts_but_never_acknowledges_does_not_slow_answers_beyo
     broker: Kafka, settings: Settings, tmp_path: Path
 ) -> None:
     with Ingest(settings) as ingest:
-        with loaded(ingest) as senders:
-            senders.await_acknowledged(LEAST)
-            broker.freeze()
-            frozen_at = time.monotonic()
-            time.sleep(8)
-            thawed_at = time.monotonic()
-            broker.freeze(frozen=False)
-            time.sleep(1)
-        assert set(senders.statuses) == {201}
-        # Each partition is waited for once; then its uploads go to the spool without waiting.
-        during = sorted(took for at, took in senders.took_s if frozen_at + 3 < at < thawed_at)
-        assert during[len(during) // 2] < QUICK_S, during
-        ingest.await_forwarded()
-        check_nothing_lost(settings, senders)
+        for _ in range(FREEZES):
+            with loaded(ingest) as senders:
+                senders.await_acknowledged(LEAST)
+                broker.freeze()
+                frozen_at = time.monotonic()
+                time.sleep(FROZEN_S)
+                thawed_at = time.monotonic()
+                broker.freeze(frozen=False)
+                time.sleep(1)
+            assert set(senders.statuses) == {201}
+            # Each partition is waited for once; then its uploads go to the spool without waiting.
+            during = sorted(took for at, took in senders.took_s if frozen_at + 3 < at < thawed_at)
+            assert during[len(during) // 2] < QUICK_S, during
+            ingest.await_forwarded()
+            check_nothing_lost(settings, senders)
+            if max(copies_of(settings).values()) > 1:
+                break
         assert ingest.stop() == 0
     check_late_acknowledgements_count_once(settings, tmp_path / "worker.log")
 
 
+def copies_of(settings: Settings) -> Counter[str]:
+    """Return how often Kafka has each upload."""
+    return Counter(str(value["upload_id"]) for value in rows(settings, "media.uploads"))
+
+
 def check_late_acknowledgements_count_once(settings: Settings, log: Path) -> None:
     """Assert that an upload that Kafka stored late and the forwarder sent again has one outcome."""
-    copies = Counter(str(value["upload_id"]) for value in rows(settings, "media.uploads"))
+    copies = copies_of(settings)
     assert max(copies.values()) > 1, "nothing was both stored late and forwarded"
     with Worker(settings, log):
         ledger = settled(settings)

@@ -51,13 +51,22 @@ def test_a_partition_whose_start_has_moved_is_read_from_its_new_start_and_no_oth
     cluster: MockCluster, reader: KafkaReader, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     monkeypatch.setattr(kafka_reader, "BATCH", batch)
-    for partition in (0, 1):
-        put(cluster, partition, 20)
+    put(cluster, 0, 50)
+    put(cluster, 1, 20)
     starts = {partition: reader.first_offset(TOPIC, partition) for partition in (0, 1)}
-    put(cluster, 0, 60)
+    put(cluster, 0, 30)
     found = list(reader.read(TOPIC, starts))
-    assert places(found, 0) == list(range(80 - KEPT, 80))
+    assert places(found, 0) == list(range(80 - KEPT, 50)), "from what is left, to the end as it was"
     assert places(found, 1) == list(range(20))
+
+
+def test_a_partition_of_which_nothing_is_left_is_at_its_end(
+    cluster: MockCluster, reader: KafkaReader
+) -> None:
+    put(cluster, 0, 20)
+    starts = {0: reader.first_offset(TOPIC, 0)}
+    put(cluster, 0, 60)
+    assert list(reader.read(TOPIC, starts)) == []
 
 
 def test_time_that_the_taker_of_the_records_needs_is_no_silence_of_the_broker(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 
-from pipeline.stages.ledger import Check, Entry, balance
+from pipeline.stages.ledger import Check, Entry, Partition, balance
 
 CHECKED = {"session": "accepted = index entries of sessions", "upload": "duplicate + rejected"}
 
@@ -101,3 +101,62 @@ def test_one_record_lost_and_one_of_another_upload_doubled_do_not_balance() -> N
         swapped = [*records[:half], *records[half:]]
         swapped[half + place] = records[place]
         assert misplaced(swapped) >= 1, f"{records[place].topic} of b is lost, and that of a doubled"
+
+
+UPLOADS = {0: Partition(first_offset=0, end_offset=3, position=1)}
+"""One of three uploads was carried when the positions were read."""
+
+
+def received(offset: int) -> Entry:
+    return Entry("media.uploads", 0, offset, "key", 1_000, {"upload_id": f"u{offset}"})
+
+
+def came_of(offset: int) -> list[Entry]:
+    """Return all that a rejected upload gives, its position last."""
+    source: dict[str, object] = {"source_partition": 0, "source_offset": offset}
+    ended = outcome(f"u{offset}", "rejected")
+    letter: dict[str, object] = {"upload_id": f"u{offset}"}
+    known: dict[str, object] = {"upload_id": f"u{offset}", "kind": "upload"}
+    position: dict[str, object] = {"kind": "position", "source_partition": 0, "next_offset": offset + 1}
+    return [
+        Entry("media.uploads.dlq", 0, offset, "key", 1_000, letter),
+        ended._replace(value={**ended.value, **source}),
+        indexed(2 * offset, f"upload:{offset}", known | source),
+        indexed(2 * offset + 1, "position:0", position),
+    ]
+
+
+def test_what_was_made_of_uploads_after_the_positions_is_left_out() -> None:
+    stored = [received(offset) for offset in range(3)]
+    for carried in (1, 2, 3, 4):
+        made = [came_of(offset) for offset in range(carried)]
+        # Of one that came when the end of uploads had been taken only the index tells: its end is taken last.
+        entries = [entry for of in made[:3] for entry in of] + [entry for of in made[3:] for entry in of[2:]]
+        found = balance([*stored, *entries], UPLOADS)
+        assert [check for check in found.checks if not check.balances] == []
+        assert (found.received, found.pending, found.outcomes["rejected"]) == (3, 2, 1)
+
+
+def test_an_outcome_that_its_position_never_follows_does_not_balance() -> None:
+    stored = [received(offset) for offset in range(3)]
+    made = [entry for offset in range(2) for entry in came_of(offset)]
+    found = balance([*stored, *made[:-1]], UPLOADS)
+    assert [check.name for check in found.checks if not check.balances] == ["no outcome without its position"]
+
+
+def test_a_day_that_only_a_later_upload_changed_is_left_out() -> None:
+    stored = [received(offset) for offset in range(3)]
+
+    def ended(offset: int, day: str) -> Entry:
+        of_it = came_of(offset)[1]
+        return of_it._replace(value={**of_it.value, "outcome": "accepted", "day_changed": day})
+
+    def differences(*days: str) -> list[Check]:
+        changed = [Entry("media.days.changed", 0, n, day, 1_000, {}) for n, day in enumerate(days)]
+        checks = balance([*stored, *changed, ended(0, "monday"), ended(1, "friday")], UPLOADS).checks
+        return [check for check in checks if check.name == "changed days" and not check.balances]
+
+    assert not differences("monday")
+    assert not differences("monday", "friday")
+    assert differences("friday")
+    assert differences("monday", "sunday")
