@@ -25,7 +25,8 @@ from rich.table import Table
 from bench.core import PARTITIONS, sdk_session
 from bench.http_load import as_request, open_loop
 from deploy.probe import is_healthy
-from deploy.servers import LastingKafka, free_port
+from deploy.process import free_port
+from deploy.servers import LastingKafka
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.topics import load_topics
 from pipeline.kafka import admin

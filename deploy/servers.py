@@ -8,15 +8,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import ctypes
-import os
-import random
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -26,144 +20,14 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from deploy import fetching
-from deploy.fetching import LOG_TAIL, ROOT, ServerFailed, fetch_kafka, fetch_registry, find_java, java_version
+from deploy.fetching import ROOT, ServerFailed, fetch_kafka, fetch_registry, find_java, java_version
+from deploy.process import START_DEADLINE_S, Server, can_listen, free_port, is_open
 
-START_DEADLINE_S: Final = 120.0
-STOP_DEADLINE_S: Final = 20.0
-PR_SET_PDEATHSIG: Final = 1
-OWN_PORTS: Final = (15_000, 32_000)
-_chance: Final = random.SystemRandom()
-_given: Final[set[int]] = set()
 REGISTRY_JAVA: Final = 21
 """Apicurio Registry 3.3 needs at least this Java; Kafka 4 needs 17."""
 FORMAT: Final = ("kafka.tools.StorageTool", "format")
 QUICK_JAVA: Final = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 """A start takes half the CPU time without the second compiler, which pays only for those who run long."""
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this child when the thread that started it ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on, and that this process has not been given before.
-
-    It lies below those that systems give to outgoing connections. Else a client that tries to reach a
-    server that is down could be given the server's own port, and the server could not come back.
-    """
-    while True:
-        port = _chance.randrange(*OWN_PORTS)
-        if port in _given or not _can_listen(port):
-            continue
-        _given.add(port)
-        return port
-
-
-def _can_listen(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-class _Server:
-    """One child process with its log; it dies with this process at the latest."""
-
-    name = "server"
-
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix=f"pipeline-{self.name}-"))
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except ServerFailed:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.stop()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    @property
-    def pid(self) -> int:
-        """The process id while it runs."""
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the process was started and has not ended."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> None:
-        """Start (again) and return when it answers, or raise `ServerFailed`."""
-        self.launch()
-        self.await_answer()
-
-    def launch(self) -> None:
-        """Start the process."""
-        with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command(),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self.directory,
-                env={**os.environ, **self._environment()},
-                start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no lock can be held
-            )
-
-    def await_answer(self) -> None:
-        """Return when the launched process answers, or raise `ServerFailed`."""
-        assert self._process is not None
-        end = time.monotonic() + START_DEADLINE_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.kill()
-                raise ServerFailed(f"{self.name} did not come up:\n{self.log_tail()}")
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        """Stop it in order, or after a while by force."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        self._process = None
-
-    def kill(self) -> None:
-        """kill -9."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def freeze(self, *, frozen: bool = True) -> None:
-        """Stop or continue the process without ending it."""
-        os.kill(self.pid, signal.SIGSTOP if frozen else signal.SIGCONT)
-
-    def log_tail(self, characters: int = LOG_TAIL) -> str:
-        """Return the end of its log."""
-        path = self.directory / "log"
-        return path.read_text(errors="replace")[-characters:] if path.exists() else ""
-
-    def _command(self) -> Sequence[str]:
-        raise NotImplementedError
-
-    def _environment(self) -> dict[str, str]:
-        return {}
-
-    def _answers(self) -> bool:
-        raise NotImplementedError
 
 
 class Member(NamedTuple):
@@ -179,7 +43,7 @@ def new_cluster_id() -> str:
     return base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
 
 
-class _Node(_Server):
+class _Node(Server):
     """One process of Apache Kafka; its storage is formatted before it is started for the first time."""
 
     java_options: Sequence[str] = ("-Xms256m", "-Xmx512m", *QUICK_JAVA)
@@ -259,7 +123,7 @@ class Kafka(_Node):
         return ("-t", self._member.cluster_id)
 
     def _answers(self) -> bool:
-        return super()._answers() and _is_open(self.port)
+        return super()._answers() and is_open(self.port)
 
     def _properties(self) -> str:
         if self._member is None:
@@ -442,7 +306,7 @@ class KafkaCluster:
             node.__exit__()
 
 
-class Registry(_Server):
+class Registry(Server):
     """Apicurio Registry, in memory unless its environment says more; its Confluent API is at `url`."""
 
     name = "registry"
@@ -480,14 +344,6 @@ class Registry(_Server):
             return False
 
 
-def _is_open(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-    except OSError:
-        return False
-
-
 def main() -> int:
     """Run one server for a person, until Ctrl-C."""
     kind = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -495,7 +351,7 @@ def main() -> int:
         print("usage: python -m deploy.servers kafka|registry")
         return 2
     port = 9092 if kind == "kafka" else 8081
-    if not _can_listen(port):
+    if not can_listen(port):
         print(f"port {port} is in use: stop what listens there, perhaps another `make {kind}`")
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)

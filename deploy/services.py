@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from deploy.fetching import ROOT
-from deploy.servers import die_with_parent
+from deploy.process import die_with_parent
 
 PIPELINE: Final = str(Path(sys.executable).with_name("pipeline"))
 RESTART_S: Final = 1.0

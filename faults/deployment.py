@@ -15,7 +15,8 @@ import httpx
 from confluent_kafka.admin import AdminClient
 
 from deploy.fetching import ROOT
-from deploy.servers import KafkaCluster, free_port
+from deploy.process import free_port
+from deploy.servers import KafkaCluster
 from deploy.services import PIPELINE, NotRunning, Supervised
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.topics import load_topics

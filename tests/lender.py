@@ -1,7 +1,7 @@
 """Servers that all processes of a test run share: its first process has them, and lends their addresses.
 
 A server starts when it is first asked for. All of them are children of one thread of that process, which
-lives as long as the run: none outlives it, however it ends (`deploy.servers.die_with_parent`).
+lives as long as the run: none outlives it, however it ends (`deploy.process.die_with_parent`).
 """
 
 from __future__ import annotations

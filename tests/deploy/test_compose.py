@@ -22,7 +22,8 @@ import pytest
 
 from deploy import servers
 from deploy.probe import is_healthy
-from deploy.servers import Registry, free_port
+from deploy.process import Server, free_port
+from deploy.servers import Registry
 from pipeline.device.examples import load_examples
 from pipeline.settings import names
 from tests.called import called
@@ -154,7 +155,7 @@ class Processes:
         self._directory = directory
         self.ports: dict[str, int] = {}
 
-    def server(self, name: str, service: Mapping[str, Any]) -> servers._Server:
+    def server(self, name: str, service: Mapping[str, Any]) -> Server:
         """Return Kafka or the registry as this service describes it."""
         if name != "registry":
             return Node(service, self._cluster_id, self._replaced)

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from deploy import fetching, servers
+from deploy import fetching, process, servers
 from deploy.fetching import ServerFailed
 from tests.commands.serving import ROOT
 
 OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
-class Script(servers._Server):
+class Script(process.Server):
     """A shell script in the place of a server; it answers when it has said that it is up."""
 
     def __init__(self, script: str) -> None:
@@ -44,7 +44,7 @@ def test_a_server_that_fails_shows_the_end_of_its_log() -> None:
 
 
 def test_a_server_that_hangs_is_ended_and_shows_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "START_DEADLINE_S", 0.5)
+    monkeypatch.setattr(process, "START_DEADLINE_S", 0.5)
     server = Script("echo waiting for nothing; exec sleep 600")
     with pytest.raises(ServerFailed, match="waiting for nothing"):
         server.start()
@@ -91,7 +91,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_ports_differ_and_are_none_that_an_outgoing_connection_could_be_given() -> None:
-    ports = [servers.free_port() for _ in range(200)]
+    ports = [process.free_port() for _ in range(200)]
     assert len(set(ports)) == 200
     first_outgoing = int(OUTGOING.read_text().split()[0]) if OUTGOING.exists() else 32_768
     assert max(ports) < first_outgoing
@@ -100,7 +100,7 @@ def test_ports_differ_and_are_none_that_an_outgoing_connection_could_be_given() 
 def test_a_port_that_is_taken_is_not_given() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        assert not servers._can_listen(taken.getsockname()[1])
+        assert not process.can_listen(taken.getsockname()[1])
 
 
 def test_cluster_ids_never_begin_with_a_dash() -> None:

@@ -32,7 +32,7 @@ class Served:
         """How many connections it has."""
         return len(self._server.server_state.connections)
 
-    def connect(self, timeout: float = 30.0) -> socket.socket:
+    def connect(self, timeout: float = 120.0) -> socket.socket:
         """Return a new connection to it."""
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 

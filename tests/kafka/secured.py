@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from deploy.servers import Kafka, free_port
+from deploy.process import free_port
+from deploy.servers import Kafka
 
 USER: Final = "pipeline"
 PASSWORD: Final = "a word with spaces"

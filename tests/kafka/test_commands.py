@@ -23,7 +23,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from deploy.servers import free_port
+from deploy.process import free_port
 from pipeline.cli import app
 from pipeline.commands.home import kafka_codec
 from pipeline.contract.record import Record

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from deploy.probe import is_healthy
-from deploy.servers import free_port
+from deploy.process import free_port
 from deploy.services import PIPELINE, Supervised
 from pipeline.settings import child_environ
 from pipeline.wire.encode import to_media_collection

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 
-from deploy.servers import free_port
+from deploy.process import free_port
 from pipeline.commands.ingest import RAN_BEFORE
 from pipeline.contract.codec import schema_text
 from pipeline.contract.topics import load_schema, load_topics

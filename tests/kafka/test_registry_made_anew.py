@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 from structlog.testing import capture_logs
 
-from deploy.servers import free_port
+from deploy.process import free_port
 from pipeline.kafka import registry as registry_module
 from pipeline.kafka.registry import HttpRegistry
 from tests.answering import answered_by

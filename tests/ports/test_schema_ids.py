@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from deploy.servers import free_port
+from deploy.process import free_port
 from pipeline.contract.ports import SchemaIds, Unavailable
 from pipeline.kafka.registry import HttpRegistry
 from pipeline.log.registry_file import FileRegistry

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from deploy.servers import free_port
+from deploy.process import free_port
 
 # The interpreter is gone when the C library's own end waits for a byte of standard input.
 PROGRAM = """
