@@ -50,7 +50,7 @@ def find_java(least: int) -> str | None:
 def java_version(java: str) -> str:
     """Return what a `java` calls its version ("17.0.15"), or "0" for none that can be asked."""
     try:
-        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20, check=False)
+        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=120, check=False)
         return said.stderr.split('"')[1]
     except (OSError, IndexError, subprocess.TimeoutExpired):
         return "0"

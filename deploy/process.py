@@ -18,10 +18,12 @@ from typing import Final, Self
 
 from deploy.fetching import LOG_TAIL, ServerFailed
 
-START_DEADLINE_S: Final = 120.0
+START_DEADLINE_S: Final = 300.0
 STOP_DEADLINE_S: Final = 20.0
 PR_SET_PDEATHSIG: Final = 1
 OWN_PORTS: Final = (15_000, 32_000)
+PORTS_AT_ONCE: Final = 1_000
+"""So many are for each process of a test run: one finds a port free that another has only just been given."""
 _chance: Final = random.SystemRandom()
 _given: Final[set[int]] = set()
 
@@ -38,8 +40,13 @@ def free_port() -> int:
     It lies below those that systems give to outgoing connections. Else a client that tries to reach a
     server that is down could be given the server's own port, and the server could not come back.
     """
+    least, beyond = OWN_PORTS
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")[2:]
+    if worker.isdigit():
+        least += int(worker) * PORTS_AT_ONCE % (beyond - least)
+        beyond = least + PORTS_AT_ONCE
     while True:
-        port = _chance.randrange(*OWN_PORTS)
+        port = _chance.randrange(least, beyond)
         if port in _given or not can_listen(port):
             continue
         _given.add(port)

@@ -180,7 +180,8 @@ class LastingKafka(Kafka):
 
 def _broker_properties(port: int, data: Path, copies: int) -> str:
     # Retention goes by record time: what tests date years back must be there until they have read it. So it
-    # looks once at the start, when nothing is there (its own first look would come after 30 s), then daily.
+    # looks once at the start, when nothing is there (its own first look would come after 30 s), then daily;
+    # so does the cleaner, which removes old records of topics that are compacted, too.
     return f"""advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
@@ -198,10 +199,11 @@ group.min.session.timeout.ms=1000
 auto.create.topics.enable=false
 log.initial.task.delay.ms=0
 log.retention.check.interval.ms=86400000
+log.cleaner.backoff.ms=86400000
 """
 
 
-SESSION_MS: Final = 3_000
+SESSION_MS: Final = 6_000
 """After so long without a heartbeat a `Controller` takes its broker for gone."""
 
 

@@ -57,7 +57,7 @@ class Collector:
             for scope in resource.scope_spans:
                 self.spans += [_span(about["service.name"], span) for span in scope.spans]
 
-    def await_names(self, *names: str, deadline_s: float = 20) -> list[Span]:
+    def await_names(self, *names: str, deadline_s: float = 120) -> list[Span]:
         """Return all spans once there is one of each of these names."""
         end = time.monotonic() + deadline_s
         while missing := set(names) - {span.name for span in self.spans}:

@@ -7,6 +7,7 @@ lives as long as the run: none outlives it, however it ends (`deploy.process.die
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Client, Listener
@@ -64,7 +65,7 @@ class Lender:
         try:
             if name != _STOP and name not in lent:
                 lent[name] = self._servers[name](running)
-        except (ServerFailed, OSError) as failed:
+        except (ServerFailed, OSError, subprocess.TimeoutExpired) as failed:
             return "", str(failed)
         return lent.get(name, ""), ""
 

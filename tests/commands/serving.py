@@ -78,7 +78,7 @@ class Served:
         assert self.process.stderr is not None
         self.said: list[str] = []
         """What it logged until it served, line by line."""
-        guard = threading.Timer(60, self.process.kill)
+        guard = threading.Timer(180, self.process.kill)
         guard.start()
         for line in self.process.stderr:
             self.said.append(line)
@@ -102,7 +102,7 @@ class Served:
         return self._wait()
 
     def _wait(self) -> int:
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=180)
         assert self.process.stderr is not None
         self.process.stderr.close()
         return code

@@ -13,9 +13,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
 
+from pipeline.commands.demo import TRIES, delivered
 from pipeline.contract.topics import load_topics
+from pipeline.device.examples import load_examples
 from pipeline.log.tables import OFFSET_BITS
 from tests.commands.serving import PIPELINE, ROOT, ledger, refused, rows, run, run_here, served, settled
 from tests.stories import story
@@ -252,14 +255,14 @@ def test_following_a_topic_prints_what_comes_later(tmp_path: Path, form: list[st
             # As a person's shell has it: what is written waits in a buffer until it is handed on.
             env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         )
-        guard = threading.Timer(30, follower.kill)
+        guard = threading.Timer(180, follower.kill)
         guard.start()
         with service.client() as client:
             client.post("/api/v1/downloaded", content=b"[]", headers={"content-type": "application/json"})
         assert follower.stdout is not None
         row = follower.stdout.readline()
         follower.send_signal(signal.SIGINT)
-        code = follower.wait(timeout=60)
+        code = follower.wait(timeout=180)
         guard.cancel()
         follower.stdout.close()
     assert code == 0
@@ -376,3 +379,23 @@ def test_a_registry_file_that_is_no_json_is_one_clear_line(
 
 def test_an_unknown_topic_is_one_clear_line(demo: Path) -> None:
     one_line(run_here("records", "media.nothing", "--data-dir", str(demo)), "media.nothing")
+
+
+def test_a_sample_that_finds_the_door_busy_is_sent_again() -> None:
+    example = load_examples()[0]
+    answers = iter((503, None, 201))
+
+    class Busy:
+        def post(
+            self, url: str, *, content: bytes, headers: dict[str, str], timeout: float
+        ) -> httpx.Response:
+            status = next(answers)
+            if status is None:
+                raise httpx.ReadTimeout("no answer")
+            return httpx.Response(status)
+
+    assert delivered(Busy(), example).answers == (201,)
+    answers = iter((400, 201))
+    assert delivered(Busy(), example).answers == (400,)
+    answers = iter((503,) * TRIES)
+    assert delivered(Busy(), example).answers == (503,)

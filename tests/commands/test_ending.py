@@ -36,7 +36,7 @@ def test_a_service_says_everything_and_then_ends_without_exit_handlers(command: 
         capture_output=True,
         text=True,
         env=environ,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == code, done.stderr
@@ -46,5 +46,5 @@ def test_a_service_says_everything_and_then_ends_without_exit_handlers(command: 
 
 def test_a_closed_standard_output_changes_no_exit_code() -> None:
     code = "from pipeline.commands.ending import leave; leave(7)"
-    done = subprocess.run(["sh", "-c", f"{sys.executable} -c '{code}' >&-"], check=False, timeout=60)
+    done = subprocess.run(["sh", "-c", f"{sys.executable} -c '{code}' >&-"], check=False, timeout=180)
     assert done.returncode == 7

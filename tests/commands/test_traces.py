@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -79,6 +78,7 @@ def test_a_trace_begins_at_the_door_when_the_sender_brings_none(
             assert client.post("/api/v1/downloaded", content=BODY, headers=sent).status_code == 201
             settled(tmp_path)
             assert service.stop() == 0
+        collector.await_names("POST /api/v1/downloaded", "carry upload")
         (request,) = [s for s in collector.spans if s.name.startswith("POST")]
         (upload,) = [s for s in collector.spans if s.name == "carry upload"]
     assert request.parent_id == ""
@@ -121,13 +121,12 @@ def test_a_collector_that_says_nothing_holds_up_the_end_for_a_few_seconds_only(
         traces = open_traces(load({}, otel_endpoint=url), "pipeline-test")
         with traces.request("/api/v1/downloaded", {}):
             pass
-        began = time.monotonic()
         traces.close()
-        assert time.monotonic() - began < 3, "the exporter's own time limit is 4 s"
-    for thread in threading.enumerate():  # it draws random numbers, which other tests forbid meanwhile
-        if thread.name == "spans":
-            thread.join(30)
-            assert not thread.is_alive()
+        sending = [thread for thread in threading.enumerate() if thread.name == "spans"]
+        assert sending, "it waited until the exporter gave up, after 4 s"
+    for thread in sending:  # it draws random numbers, which other tests forbid meanwhile
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def test_an_endpoint_without_the_extra_is_one_clear_line(tmp_path: Path) -> None:
@@ -146,7 +145,7 @@ def test_an_endpoint_without_the_extra_is_one_clear_line(tmp_path: Path) -> None
                 "PIPELINE_OTEL_ENDPOINT": "http://127.0.0.1:4318",
                 "PIPELINE_KAFKA_BOOTSTRAP": "127.0.0.1:9",
             },
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert done.returncode == 2, done.stderr

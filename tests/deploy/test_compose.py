@@ -250,7 +250,7 @@ def test_the_services_carry_an_upload_in_the_order_of_depends_on(tmp_path: Path)
             content=example.body,
             headers={"content-type": "application/json"},
             trust_env=False,
-            timeout=30,
+            timeout=180,
         )
         assert answer.status_code == 201
         session_id = answer.headers["location"].rsplit("/", 1)[1]

@@ -44,7 +44,7 @@ def test_a_server_that_fails_shows_the_end_of_its_log() -> None:
 
 
 def test_a_server_that_hangs_is_ended_and_shows_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "START_DEADLINE_S", 0.5)
+    monkeypatch.setattr(process, "START_DEADLINE_S", 5)
     server = Script("echo waiting for nothing; exec sleep 600")
     with pytest.raises(ServerFailed, match="waiting for nothing"):
         server.start()
@@ -74,7 +74,7 @@ def test_no_server_outlives_its_test_run_however_that_ends(tmp_path: Path) -> No
         assert test_run.stdout is not None
         pid, directory = test_run.stdout.readline().split()
         test_run.kill()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while is_running(int(pid)):
         assert time.monotonic() < end, "the server runs on"
         time.sleep(0.05)
@@ -83,7 +83,7 @@ def test_no_server_outlives_its_test_run_however_that_ends(tmp_path: Path) -> No
 
 
 def is_running(pid: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         os.kill(pid, 0)
         # A child whose parent is gone may wait for init as a zombie.
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
@@ -157,7 +157,7 @@ def test_a_port_in_use_is_one_clear_line(kind: str, port: int) -> None:
             capture_output=True,
             text=True,
             cwd=ROOT,
-            timeout=60,
+            timeout=180,
             check=False,
         )
     assert (done.returncode, done.stdout.count("\n")) == (2, 1)
@@ -202,7 +202,7 @@ def classes_loaded(java: str, option: str) -> int:
         [java, option, "-Xlog:class+load", "-cp", f"{fetching.KAFKA_LIB}/*", *servers.FORMAT, "--help"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -49,7 +49,7 @@ def test_the_upload_by_curl_is_taken_and_carried(tmp_path: Path) -> None:
         for command in CURLS:
             here = command.replace("http://127.0.0.1:8080", service.base)
             done = subprocess.run(
-                shlex.split(here), capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+                shlex.split(here), capture_output=True, text=True, cwd=ROOT, timeout=180, check=False
             )
             assert done.returncode == 0, done.stderr
             assert " 201 " in done.stdout.splitlines()[0]

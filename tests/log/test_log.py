@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,10 +194,16 @@ def test_the_file_does_not_grow_for_ever(tmp_path: Path, log: Log) -> None:
 
 
 def test_many_waiting_stores_share_few_transactions(log: Log) -> None:
-    async def store_all() -> None:
-        await asyncio.gather(*(log.store([record(str(n))]) for n in range(200)))
+    assert log._writer is not None
+    before, all_wait = log.transactions, threading.Event()
+    log._writer.submit(lambda _connection: all_wait.wait())
 
-    before = log.transactions
+    async def store_all() -> None:
+        storing = [asyncio.create_task(log.store([record(str(n))])) for n in range(200)]
+        await asyncio.sleep(0)
+        all_wait.set()
+        await asyncio.gather(*storing)
+
     asyncio.run(store_all())
     assert len(offsets(log)) == 200
     assert log.transactions - before < 50

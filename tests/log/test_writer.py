@@ -71,7 +71,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 def becomes(condition: Callable[[], bool]) -> bool:
     """Return whether this is so within some seconds."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not condition():
         if time.monotonic() > until:
             return False
