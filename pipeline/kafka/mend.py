@@ -180,6 +180,7 @@ def _stored(settings: Settings, topic: str) -> Iterator[StoredRecord]:
     reader = KafkaReader(settings)
     try:
         starts = {p: reader.first_offset(topic, p) for p in range(reader.partitions(topic))}
-        yield from (stored for stored in reader.read(topic, starts) if stored.value is not None)
+        records = reader.read(topic, starts, is_whole=True)
+        yield from (stored for stored in records if stored.value is not None)
     finally:
         reader.close()

@@ -199,7 +199,7 @@ class _Migration:
     def _moves(self, partition: int, start: int) -> Iterator[tuple[list[Record], int]]:
         """Yield what each transaction writes, and the offset to go on from after it."""
         records: list[Record] = []
-        for stored in self._old.read(INDEX, {partition: start}):
+        for stored in self._old.read(INDEX, {partition: start}, is_whole=True):
             records += self._moved(stored)
             if len(records) >= TRANSACTION_RECORDS:
                 yield records, stored.offset + 1
@@ -250,7 +250,8 @@ class _Migration:
         shared: dict[tuple[str, int | None], tuple[str, int | None]] = {}
         for partition in range(reader.partitions(INDEX)):
             live: dict[int, tuple[str, int | None]] = {}
-            for stored in reader.read(INDEX, {partition: reader.first_offset(INDEX, partition)}):
+            start = {partition: reader.first_offset(INDEX, partition)}
+            for stored in reader.read(INDEX, start, is_whole=True):
                 digest = _digest(stored.key)
                 live.pop(digest, None)
                 if stored.value is None:

@@ -27,6 +27,8 @@ BATCH: Final = 500
 RETRY_S: Final = 0.2
 OPEN_S: Final = 2.0
 """A transaction that ends does so within this; one whose owner died stays open for a minute."""
+WHOLE_S: Final = 90.0
+"""So long those wait for it who must have everything."""
 
 
 class KafkaReader:
@@ -101,10 +103,13 @@ class KafkaReader:
         """Return the offset after the last committed record or marker."""
         return self._bounds_of(topic, partition)[1]
 
-    def read(self, topic: str, positions: Mapping[int, int]) -> Iterator[StoredRecord]:
+    def read(
+        self, topic: str, positions: Mapping[int, int], *, is_whole: bool = False
+    ) -> Iterator[StoredRecord]:
         """Yield the committed records of these partitions, each from its position on, to the end.
 
-        Records of one partition are in order; partitions are mixed as they arrive.
+        Records of one partition are in order; partitions are mixed as they arrive. Where a transaction stays
+        open, what comes after it is left out, or with `is_whole` it is a `SettingError`.
         """
         reading = _Reading(topic, positions, {p: self.end_offset(topic, p) for p in positions})
         self._assign(topic, reading.places)
@@ -117,8 +122,13 @@ class KafkaReader:
             waited_s = 0.0 if messages else waited_s + asked_s
             if reading.is_held_up and not messages:
                 self._patience_s -= asked_s
-                if self._patience_s < 0:
+                if self._patience_s < 0 and not is_whole:
                     return
+                if waited_s > WHOLE_S:
+                    raise SettingError(
+                        f"{topic} {sorted(reading.places)}: a transaction is open there, and stays so "
+                        "(`kafka-transactions.sh find-hanging` shows it): run it again when it has ended"
+                    )
             elif waited_s > REACH_DEADLINE_S:
                 where = f"{topic} {sorted(reading.places)}"
                 raise unreachable(self._settings, f"{where} give nothing and have no end")
