@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
@@ -26,18 +27,23 @@ from pipeline.settings import SettingError, Settings, child_environ
 from tests.called import called
 from tests.load import plain_client
 
+QUICK_SESSION_S: Final = 6
+"""So soon a group gives the partitions of a worker that was killed away, but those of a starved one, too."""
+LONG_SESSION_S: Final = 30
+"""For workers that nobody kills or joins: the group keeps their partitions however slow the machine is."""
 
-def environ(settings: Settings) -> dict[str, str]:
-    """Return the environment that gives a process these settings."""
-    return child_environ(settings, worker_port=0, worker_session_timeout_s=6)
+
+def environ(settings: Settings, **other: Any) -> dict[str, str]:
+    """Return the environment that gives a process these settings, but for the other values."""
+    return child_environ(settings, **{"worker_port": 0, "worker_session_timeout_s": QUICK_SESSION_S} | other)
 
 
-def started_from(root: Path, settings: Settings) -> tuple[list[str], dict[str, str]]:
+def started_from(root: Path, settings: Settings, **other: Any) -> tuple[list[str], dict[str, str]]:
     """Return the program of this checkout, and the environment that gives it these settings."""
     if root == ROOT:
-        return [str(PIPELINE)], environ(settings)
+        return [str(PIPELINE)], environ(settings, **other)
     program = [sys.executable, "-c", "from pipeline.cli import main; main()"]
-    return program, {**environ(settings), "PYTHONPATH": str(root)}
+    return program, {**environ(settings, **other), "PYTHONPATH": str(root)}
 
 
 def command(settings: Settings, *arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
@@ -75,6 +81,11 @@ def printed_records(settings: Settings, topic: str, root: Path = ROOT) -> list[d
 def rows(settings: Settings, topic: str, root: Path = ROOT) -> list[dict[str, Any]]:
     """Return the decoded values of a topic."""
     return [record["value"] for record in records(settings, topic, root)]
+
+
+def copies_of(settings: Settings, root: Path = ROOT) -> Counter[str]:
+    """Return how often Kafka has each upload: twice when its acknowledgement came late, on a slow machine."""
+    return Counter(str(value["upload_id"]) for value in rows(settings, "media.uploads", root))
 
 
 def settled(settings: Settings, deadline_s: float = 120, root: Path = ROOT) -> dict[str, Any]:
@@ -158,11 +169,26 @@ class Ingest:
         return float(found[1])
 
     def await_forwarded(self, deadline_s: float = 120) -> None:
-        """Wait until nothing waits in the spools."""
+        """Wait until nothing waits in the spools.
+
+        What they hold is measured now and then; what was spooled since is told by what went in and out.
+        """
         end = time.monotonic() + deadline_s
-        while self.metric("pipeline_spool_records") > 0:
+        while self.metric("pipeline_spool_records") > 0 or self._spooled() > 0:
             assert time.monotonic() < end, "the spool does not drain"
             time.sleep(0.2)
+
+    def _spooled(self) -> float:
+        """Return how many more uploads went into the spools than left them."""
+        left = self.metric("pipeline_forwarded_total") + self.metric("pipeline_set_aside_total")
+        return self.metric("pipeline_spooled_total") - left
+
+    def await_spooled(self, deadline_s: float = 120) -> None:
+        """Wait until an upload has gone to the spool."""
+        end = time.monotonic() + deadline_s
+        while self.metric("pipeline_spooled_total") == 0:
+            assert time.monotonic() < end, "nothing goes to the spool"
+            time.sleep(0.1)
 
     def kill(self) -> None:
         self._process.kill()
@@ -171,7 +197,7 @@ class Ingest:
     def begin_to_stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
 
-    def await_end(self, deadline_s: float = 60) -> int:
+    def await_end(self, deadline_s: float = 180) -> int:
         """Return the exit code of a process that ends by itself."""
         return self._process.wait(timeout=deadline_s)
 
@@ -192,10 +218,10 @@ class Ingest:
 
 
 class Worker(Supervised):
-    """A worker under supervision."""
+    """A worker under supervision, with these settings but for the other values."""
 
-    def __init__(self, settings: Settings, log: Path, root: Path = ROOT) -> None:
-        program, env = started_from(root, settings)
+    def __init__(self, settings: Settings, log: Path, root: Path = ROOT, **other: Any) -> None:
+        program, env = started_from(root, settings, **other)
         super().__init__([*program, "worker"], env, log, root)
 
     def await_assignment(self, times: int = 1, deadline_s: float = 120) -> None:
@@ -204,3 +230,21 @@ class Worker(Supervised):
         while self.log.read_text(errors="replace").count("taken_over") < times if self.log.exists() else True:
             assert time.monotonic() < end, self.log_tail()
             time.sleep(0.1)
+
+    def take_overs(self) -> list[list[int]]:
+        """Return the partitions of each take-over so far, in order."""
+        return take_overs(self.log)
+
+    def await_share(self, partitions: int, after: int = 0, deadline_s: float = 120) -> None:
+        """Wait until its newest take-over, one after so many, is of so many partitions."""
+        end = time.monotonic() + deadline_s
+        while len(found := self.take_overs()) <= after or len(found[-1]) != partitions:
+            assert time.monotonic() < end, self.log_tail()
+            time.sleep(0.1)
+
+
+def take_overs(log: Path) -> list[list[int]]:
+    """Return the partitions of each take-over that a worker has logged, in order."""
+    said = log.read_text(errors="replace") if log.exists() else ""
+    whole = said[: said.rfind("\n") + 1].splitlines()  # it may be writing the last one
+    return [json.loads(line)["partitions"] for line in whole if '"event": "taken_over"' in line]

@@ -12,8 +12,8 @@ import pytest
 
 from deploy.servers import LoneBroker
 from pipeline.settings import Settings
-from tests.kafka.home import made_topics, settings_of
-from tests.kafka.running import Ingest, Worker, rows, settled
+from tests.kafka.home import PARTITIONS, made_topics, settings_of
+from tests.kafka.running import LONG_SESSION_S, QUICK_SESSION_S, Ingest, Worker, rows, settled
 from tests.lender import LentKafka
 from tests.load import Senders
 
@@ -26,29 +26,34 @@ LONE_KILLS = 2
 
 
 def worker_is_killed(worker: Worker, _settings: Settings, _path: Path) -> None:
+    before = len(worker.take_overs())
     worker.signal(signal.SIGKILL)
-    worker.await_assignment(times=2)
+    worker.await_share(PARTITIONS, after=before)
 
 
 def worker_is_terminated(worker: Worker, _settings: Settings, _path: Path) -> None:
+    before = len(worker.take_overs())
     worker.signal(signal.SIGTERM)
-    worker.await_assignment(times=2)
+    worker.await_share(PARTITIONS, after=before)
     assert worker.codes == [0]
 
 
 def a_second_worker_joins_and_leaves(worker: Worker, settings: Settings, path: Path) -> None:
     with Worker(settings, path / "second.log") as second:
-        second.await_assignment()
+        second.await_share(PARTITIONS // 2)
+        worker.await_share(PARTITIONS // 2)
         time.sleep(1)
         assert second.stop() == 0
-    worker.await_assignment(times=3)
+    worker.await_share(PARTITIONS)
 
 
 @pytest.mark.parametrize("fault", [worker_is_killed, worker_is_terminated, a_second_worker_joins_and_leaves])
 def test_nothing_is_lost_or_doubled_when(kafka: LentKafka, tmp_path: Path, fault: Fault) -> None:
     settings = settings_of(kafka, tmp_path / "data")
     with made_topics(settings):
-        carry_under(settings, tmp_path, lambda worker: fault(worker, settings, tmp_path))
+        # Only one that is told to stop leaves the group at once, and only of that one every end is counted.
+        session_s = LONG_SESSION_S if fault is worker_is_terminated else QUICK_SESSION_S
+        carry_under(settings, tmp_path, lambda worker: fault(worker, settings, tmp_path), session_s)
 
 
 @pytest.mark.usefixtures("kafka_can_run")
@@ -66,18 +71,24 @@ def test_nothing_is_lost_or_doubled_when_a_lone_broker_is_killed_and_comes_back(
             carry_under(settings, tmp_path, broker_is_killed)
 
 
-def carry_under(settings: Settings, path: Path, fault: Callable[[Worker], None]) -> None:
+def carry_under(
+    settings: Settings, path: Path, fault: Callable[[Worker], None], session_s: int = QUICK_SESSION_S
+) -> None:
     """Carry uploads through while a fault happens, then check that each counts exactly once."""
     senders = Senders()
     try:
-        with Ingest(settings) as ingest, Worker(settings, path / "worker.log") as worker:
-            worker.await_assignment()
+        with (
+            Ingest(settings) as ingest,
+            Worker(settings, path / "worker.log", worker_session_timeout_s=session_s) as worker,
+        ):
+            worker.await_share(PARTITIONS)
             senders.to(ingest)
             time.sleep(LOAD_S)
             fault(worker)
             time.sleep(LOAD_S)
             senders.await_acknowledged(LEAST)
             senders.stop()
+            ingest.await_forwarded()
             check_exactly_once(settings, senders.acknowledged, path / "worker.log")
             assert ingest.stop() == 0
     finally:

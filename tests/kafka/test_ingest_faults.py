@@ -11,30 +11,31 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 
+from deploy.process import is_open
 from deploy.servers import Kafka
 from pipeline.device.sender import Platform
 from pipeline.settings import Settings
 from tests.ingest.serving import post, read_to_end, status_of
 from tests.ingest.test_door import GOOD
 from tests.kafka.home import made_topics, settings_of
-from tests.kafka.running import Ingest, Worker, rows, settled
+from tests.kafka.running import LONG_SESSION_S, Ingest, Worker, copies_of, rows, settled
 from tests.load import Senders
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 LEAST = 30
-QUICK_S = 0.5
+ACK_S = 2.0
+"""An upload that is given to a Kafka that does not answer takes at least so long."""
 FROZEN_S = 5.0
 """Shorter than the session of the broker with its controller (9 s), which would fence it at the thaw: what
 was on its way to it would then be refused, or not, as chance has it."""
 FREEZES = 4
 """At most so many, until one stored something late: what is on its way at a freeze is chance."""
-SDK_PATIENCE_S = 5.0
-"""SDKs give an answer up after so long."""
 
 
 @contextmanager
@@ -82,12 +83,16 @@ def check_nothing_lost(settings: Settings, senders: Senders, least: int = LEAST)
     assert len(senders.acknowledged) >= least, "the load was too small to prove anything"
     assert senders.deleted == 0, "an SDK gave a session up"
     assert senders.acknowledged <= stored(settings), "lost"
-    assert senders.late == 0, "answers that did not come in time"
-    assert senders.slowest_s < SDK_PATIENCE_S
+    assert senders.overdue() == [], "answers that did not come in time"
     assert not {status for status in senders.statuses if status not in (201, 503)}
     for answers in senders.answers:
         assert answers[-1] == 201, "every upload ends with its 201"
         assert set(answers[:-1]) <= {None, 503}, "and before it there was only what makes a device try again"
+
+
+def check_none_refused(senders: Senders) -> None:
+    """Assert that no answer was 503; a disk that stands still for 2 s makes one."""
+    assert {exchange.status for exchange in senders.undisturbed()} == {201}
 
 
 def test_a_broker_that_dies_and_comes_back_costs_no_upload_and_no_503(
@@ -97,11 +102,11 @@ def test_a_broker_that_dies_and_comes_back_costs_no_upload_and_no_503(
         with loaded(ingest) as senders:
             senders.await_acknowledged(LEAST)
             broker.kill()
-            time.sleep(4)
+            ingest.await_spooled()
+            time.sleep(2)
             broker.start_again()
             time.sleep(1)
-        assert set(senders.statuses) == {201}
-        assert ingest.metric("pipeline_spooled_total") > 0
+        check_none_refused(senders)
         ingest.await_forwarded()
         check_nothing_lost(settings, senders)
         assert ingest.stop() == 0
@@ -110,6 +115,7 @@ def test_a_broker_that_dies_and_comes_back_costs_no_upload_and_no_503(
 def test_a_broker_that_accepts_but_never_acknowledges_does_not_slow_answers_beyond_the_sdks_patience(
     broker: Kafka, settings: Settings, tmp_path: Path
 ) -> None:
+    during: list[float] = []
     with Ingest(settings) as ingest:
         for _ in range(FREEZES):
             with loaded(ingest) as senders:
@@ -120,28 +126,24 @@ def test_a_broker_that_accepts_but_never_acknowledges_does_not_slow_answers_beyo
                 thawed_at = time.monotonic()
                 broker.freeze(frozen=False)
                 time.sleep(1)
-            assert set(senders.statuses) == {201}
-            # Each partition is waited for once; then its uploads go to the spool without waiting.
-            during = sorted(took for at, took in senders.took_s if frozen_at + 3 < at < thawed_at)
-            assert during[len(during) // 2] < QUICK_S, during
+            check_none_refused(senders)
+            during += [e.took_s for e in senders.undisturbed() if frozen_at + 3 < e.ended < thawed_at]
             ingest.await_forwarded()
             check_nothing_lost(settings, senders)
-            if max(copies_of(settings).values()) > 1:
+            if during and max(copies_of(settings).values()) > 1:
                 break
         assert ingest.stop() == 0
+    # Each partition is waited for once; then its uploads go to the spool without waiting.
+    assert during, "no answer tells how quick they become"
+    assert median(during) < ACK_S / 2, during
     check_late_acknowledgements_count_once(settings, tmp_path / "worker.log")
-
-
-def copies_of(settings: Settings) -> Counter[str]:
-    """Return how often Kafka has each upload."""
-    return Counter(str(value["upload_id"]) for value in rows(settings, "media.uploads"))
 
 
 def check_late_acknowledgements_count_once(settings: Settings, log: Path) -> None:
     """Assert that an upload that Kafka stored late and the forwarder sent again has one outcome."""
     copies = copies_of(settings)
     assert max(copies.values()) > 1, "nothing was both stored late and forwarded"
-    with Worker(settings, log):
+    with Worker(settings, log, worker_session_timeout_s=LONG_SESSION_S):
         ledger = settled(settings)
     assert ledger["balances"], ledger
     assert ledger["redelivered"] == copies.total() - len(copies)
@@ -155,7 +157,8 @@ def test_kill_9_with_a_full_spool_and_a_start_without_broker_lose_nothing(
     with Ingest(settings) as ingest, loaded(ingest) as first:
         first.await_acknowledged(LEAST)
         broker.kill()
-        time.sleep(4)
+        ingest.await_spooled()
+        time.sleep(2)
         ingest.kill()
     with Ingest(settings) as again:  # the broker is still away: these settings have worked before
         with again.client() as client:
@@ -175,34 +178,34 @@ def test_kill_9_with_a_full_spool_and_a_start_without_broker_lose_nothing(
 def test_a_running_ingest_adopts_the_spool_of_a_dead_one(broker: Kafka, settings: Settings) -> None:
     with Ingest(settings) as living, Ingest(settings) as dying:
         with loaded(dying) as senders:
-            time.sleep(1)
+            senders.await_acknowledged(LEAST)
             broker.kill()
-            time.sleep(4)
+            dying.await_spooled()
+            time.sleep(2)
             dying.kill()
         broker.start_again()
-        end = time.monotonic() + 40
+        end = time.monotonic() + 180
         while len(list((settings.data_dir / "spool").iterdir())) > 1:
             assert time.monotonic() < end, "the dead one's spool is still there"
             time.sleep(0.2)
         living.await_forwarded()
         assert senders.acknowledged <= stored(settings), "lost"
-        assert senders.late == 0, "answers that did not come in time"
+        assert senders.overdue() == [], "answers that did not come in time"
         assert living.stop() == 0
 
 
 def test_sigterm_with_requests_in_flight_keeps_what_was_acknowledged(
     broker: Kafka, settings: Settings
 ) -> None:
-    with Ingest(settings) as ingest, loaded(ingest) as senders:
+    patient = dataclasses.replace(settings, ingest_drain_s=60)
+    with Ingest(patient) as ingest, loaded(ingest) as senders:
         senders.await_acknowledged(LEAST)
-        request = post(GOOD)
-        with socket.create_connection(("127.0.0.1", ingest.port), timeout=30) as in_flight:
+        request = post(GOOD, b"expect: 100-continue")
+        with socket.create_connection(("127.0.0.1", ingest.port), timeout=60) as in_flight:
             in_flight.sendall(request[:-10])
-            time.sleep(0.5)  # the ingest has begun with it
+            assert status_of(in_flight.recv(65_536)) == 100, "the ingest has not begun with it"
             ingest.begin_to_stop()
-            time.sleep(0.5)
-            with pytest.raises(ConnectionRefusedError):  # and has begun to stop
-                socket.create_connection(("127.0.0.1", ingest.port))
+            await_refusal(ingest.port)
             in_flight.sendall(request[-10:])
             answer = read_to_end(in_flight)
         assert status_of(answer) == 201
@@ -213,17 +216,24 @@ def test_sigterm_with_requests_in_flight_keeps_what_was_acknowledged(
     check_nothing_lost(settings, senders)
 
 
+def await_refusal(port: int) -> None:
+    """Wait until nobody listens there any more."""
+    end = time.monotonic() + 60
+    while is_open(port):
+        assert time.monotonic() < end, "it still takes connections"
+        time.sleep(0.05)
+
+
 def test_sigterm_drains_the_spool_when_kafka_is_back_in_time(broker: Kafka, settings: Settings) -> None:
     with Ingest(dataclasses.replace(settings, ingest_drain_s=60)) as ingest:
         with loaded(ingest) as senders:
             senders.await_acknowledged(LEAST)
             broker.freeze()
-            time.sleep(4)
-        assert ingest.metric("pipeline_spool_records") > 0, "there is nothing to drain"
+            ingest.await_spooled()
         ingest.begin_to_stop()
         time.sleep(1)
         broker.freeze(frozen=False)
-        assert ingest.await_end(90) == 0
+        assert ingest.await_end() == 0
     assert list((settings.data_dir / "spool").iterdir()) == []
     check_nothing_lost(settings, senders)
 
@@ -234,7 +244,7 @@ def test_sigterm_while_the_broker_is_away_keeps_the_spool_for_the_next_process(
     with Ingest(settings) as ingest:
         with loaded(ingest) as senders:
             broker.kill()
-            time.sleep(4)
+            ingest.await_spooled()
             senders.await_acknowledged(10)
         assert ingest.stop() == 0
     broker.start_again()
@@ -266,10 +276,10 @@ def test_a_disk_without_room_is_503_in_time_and_drains_when_kafka_is_back(
         on_disk = dataclasses.replace(settings, data_dir=disk)
         with Ingest(on_disk) as ingest:
             with loaded(ingest, (Platform.IOS,)) as senders:
-                time.sleep(1)
+                senders.await_acknowledged(LEAST)
                 broker.kill()
                 (disk / "other").write_bytes(bytes(5 * 1024 * 1024))  # somebody else fills the disk
-                end = time.monotonic() + 40
+                end = time.monotonic() + 180
                 while not senders.statuses[503]:
                     assert time.monotonic() < end, senders.statuses
                     time.sleep(0.2)
@@ -290,7 +300,7 @@ def test_a_full_disk_is_503_and_what_was_acknowledged_stays(broker: Kafka, setti
         with loaded(ingest, (Platform.IOS,)) as senders:
             senders.await_acknowledged(LEAST)
             broker.kill()
-            end = time.monotonic() + 90
+            end = time.monotonic() + 180
             while not senders.statuses[503]:
                 assert time.monotonic() < end, senders.statuses
                 time.sleep(0.2)

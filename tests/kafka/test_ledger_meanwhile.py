@@ -12,18 +12,29 @@ import pytest
 from confluent_kafka import Producer
 
 from pipeline.commands.home import kafka_codec
+from pipeline.kafka import clients, lanes, takeover
+from pipeline.kafka import reader as reader_module
 from pipeline.kafka.reader import OPEN_S, KafkaReader
 from pipeline.settings import Settings
 from tests.homes.meanwhile import check_each_ledger_balances
 from tests.homes.uploading import make_pipeline
 from tests.kafka.home import PARTITIONS, KafkaHome, made_topics, settings_of
-from tests.kafka.running import Ingest, Worker, ledger, settled
+from tests.kafka.running import LONG_SESSION_S, Ingest, Worker, ledger, settled
 from tests.lender import LentKafka
 from tests.load import Senders
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 SESSIONS = "media.sessions"
+PATIENT_S = 120.0
+LEDGERS = 8
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing fail in this process for a broker that is slow to answer."""
+    for module in (clients, lanes, reader_module, takeover):
+        monkeypatch.setattr(module, "REACH_DEADLINE_S", PATIENT_S)
 
 
 @pytest.fixture
@@ -44,22 +55,33 @@ def test_the_ledger_balances_whatever_is_carried_while_it_is_read(settings: Sett
 def test_the_ledger_balances_at_every_moment_while_uploads_are_carried(
     settings: Settings, tmp_path: Path
 ) -> None:
-    with Ingest(settings) as ingest, Worker(settings, tmp_path / "worker.log") as worker:
+    with (
+        Ingest(settings) as ingest,
+        Worker(settings, tmp_path / "worker.log", worker_session_timeout_s=LONG_SESSION_S) as worker,
+    ):
         worker.await_assignment()
         senders = Senders()
         try:
             senders.to(ingest)
             senders.await_acknowledged(10)
-            found = [ledger(settings) for _ in range(8)]
+            found = [ledger(settings)]
+            end = time.monotonic() + PATIENT_S
+            while len(found) < LEDGERS or found[-1]["accepted"] == found[0]["accepted"]:
+                assert time.monotonic() < end, "nothing is carried meanwhile"
+                found.append(ledger(settings))
         finally:
             senders.stop()
         off = [[c for c in each["checks"] if not c["balances"]] for each in found]
         assert off == [[]] * len(found)
-        assert found[0]["accepted"] < found[-1]["accepted"], "nothing was carried meanwhile"
-        assert settled(settings)["accepted"] == len(senders.acknowledged)
+        ingest.await_forwarded()
+        # What was tried in vain when the senders stopped may count, too.
+        vain = sum(exchange.status != 201 for exchange in senders.exchanges)
+        assert 0 <= settled(settings)["accepted"] - len(senders.acknowledged) <= vain
 
 
-def test_a_transaction_that_ends_is_waited_for_and_one_that_does_not_is_left_out(settings: Settings) -> None:
+def test_a_transaction_that_ends_is_waited_for_and_one_that_does_not_is_left_out(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = settings.kafka_topic_prefix + SESSIONS
     producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "transactional.id": name})
     producer.init_transactions(60)
@@ -79,10 +101,12 @@ def test_a_transaction_that_ends_is_waited_for_and_one_that_does_not_is_left_out
             return found, time.monotonic() - started
 
         begin()
+        monkeypatch.setattr(reader_module, "OPEN_S", PATIENT_S)
         committing = threading.Timer(0.5, producer.commit_transaction, [60])
         committing.start()
         assert read()[0] == 1
         committing.join()
+        monkeypatch.setattr(reader_module, "OPEN_S", OPEN_S)
         begin()
         found, took = read()
         assert found == 1

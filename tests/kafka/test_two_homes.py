@@ -12,11 +12,13 @@ import pytest
 from pipeline.contract.topics import load_schema, load_topics
 from pipeline.device.examples import load_examples
 from pipeline.settings import PARTITIONS as DEFAULT_PARTITIONS
+from pipeline.topology import UPLOADS
 from pipeline.wire.encode import to_media_collection
 from tests.commands import serving
 from tests.homes.test_stories_on_homes import STORIES
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import (
+    LONG_SESSION_S,
     Ingest,
     Worker,
     command,
@@ -32,7 +34,7 @@ from tests.stories import story
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
-REGISTRY_TIMEOUT_S: Final = 10
+REGISTRY_TIMEOUT_S: Final = 120
 OF_THE_RUN: Final = {
     "upload_id",
     "first_upload_id",
@@ -86,11 +88,13 @@ def test_both_homes_give_the_same_records(kafka: LentKafka, registry: LentRegist
     with (
         made_topics(settings),
         Ingest(settings) as ingest,
-        Worker(settings, tmp_path / "worker.log") as worker,
+        Worker(settings, tmp_path / "worker.log", worker_session_timeout_s=LONG_SESSION_S) as worker,
     ):
         worker.await_assignment()
         with ingest.client() as client:
-            assert [_post(client, path, body) for path, body in sent] == embedded_answers
+            for (path, body), answer in zip(sent, embedded_answers, strict=True):
+                assert _post(client, path, body) == answer
+                ingest.await_forwarded()  # one that the spool took must not be overtaken by the next
         ledger = settled(settings)
         assert ledger["balances"], (ledger, (tmp_path / "worker.log").read_text()[-2000:])
         for topic in load_topics():
@@ -104,6 +108,8 @@ def test_both_homes_give_the_same_records(kafka: LentKafka, registry: LentRegist
             if topic == "media.days.changed":  # compacted: which of a day's records stay is chance
                 assert _days(on_kafka) == _days(embedded)
                 continue
+            if topic == UPLOADS:  # one whose acknowledgement came late is there twice
+                on_kafka = list({value["upload_id"]: value for value in on_kafka}.values())
             assert normal(on_kafka) == normal(embedded), topic
         assert printed_ledger(settings) == ledger
         by_place = itemgetter("partition", "offset")  # partitions are read as they arrive
