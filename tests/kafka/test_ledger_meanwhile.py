@@ -15,7 +15,7 @@ from pipeline.commands.home import kafka_codec
 from pipeline.kafka import clients, lanes, takeover
 from pipeline.kafka import reader as reader_module
 from pipeline.kafka.reader import OPEN_S, KafkaReader
-from pipeline.settings import Settings
+from pipeline.settings import SettingError, Settings
 from tests.homes.meanwhile import check_each_ledger_balances
 from tests.homes.uploading import make_pipeline
 from tests.kafka.home import PARTITIONS, KafkaHome, made_topics, settings_of
@@ -111,4 +111,7 @@ def test_a_transaction_that_ends_is_waited_for_and_one_that_does_not_is_left_out
         found, took = read()
         assert found == 1
         assert took >= OPEN_S
+        monkeypatch.setattr(reader_module, "WHOLE_S", OPEN_S / 2)
+        with pytest.raises(SettingError, match=r"media.sessions \[0\]: a transaction is open there"):
+            list(reader.read(SESSIONS, {0: 0}, is_whole=True))
         producer.abort_transaction(60)
