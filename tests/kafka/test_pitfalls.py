@@ -39,7 +39,9 @@ from tests.stories import story
 pytestmark = pytest.mark.kafka
 
 VIEWER = "7" * 38
-END_S = 40.0
+END_S = 180.0
+MANY = 400
+"""A minute of work for a slow stage."""
 
 
 @pytest.fixture
@@ -114,7 +116,7 @@ def put(settings: Settings, uploads: Sequence[tuple[Record, ...]]) -> None:
     for r in (record for records_ in uploads for record in records_):
         name = settings.kafka_topic_prefix + r.topic
         producer.produce(name, r.value, r.key, r.partition, timestamp=r.timestamp_ms, headers=list(r.headers))
-    assert producer.flush(60) == 0
+    assert producer.flush(120) == 0
 
 
 def sessions(settings: Settings) -> Counter[str]:
@@ -137,7 +139,7 @@ def limit_topic(settings: Settings, topic: str, largest_bytes: int) -> None:
         ResourceType.TOPIC, settings.kafka_topic_prefix + topic, incremental_configs=[entry]
     )
     client = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
-    client.incremental_alter_configs([resource])[resource].result(20)
+    client.incremental_alter_configs([resource])[resource].result(120)
 
 
 def test_each_bad_upload_is_one_dead_letter_and_all_others_count(settings: Settings) -> None:
@@ -202,15 +204,15 @@ def test_a_fault_of_ours_ends_the_worker_and_the_next_one_reads_the_batch_again(
 def test_a_slow_stage_makes_small_transactions_and_sigterm_leaves_the_rest_of_its_batch(
     settings: Settings,
 ) -> None:
-    put(settings, [upload(settings, number) for number in range(80)])
+    put(settings, [upload(settings, number) for number in range(MANY)])
     with worker(settings, "slow_stage") as running:
         running.await_said("taken_over")
         await_outcomes(settings, 1)
         running.process.send_signal(signal.SIGTERM)
         assert running.ended() == 0, running.said[-3000:]
-    assert 0 < len(rows(settings, "media.outcomes")) < 80
+    assert 0 < len(rows(settings, "media.outcomes")) < MANY
     with worker(settings):
-        check(settings, range(80))
+        check(settings, range(MANY))
 
 
 @pytest.mark.slow
@@ -256,7 +258,7 @@ def test_a_bad_deploy_stops_the_worker_before_the_topic_is_drained(settings: Set
 
 def index(settings: Settings, action: str) -> None:
     done = command(settings, "index", action)
-    end = time.monotonic() + 30
+    end = time.monotonic() + END_S
     while b"alive" in done.stderr and time.monotonic() < end:  # the group forgets a killed worker in a while
         time.sleep(1)
         done = command(settings, "index", action)
@@ -324,4 +326,4 @@ def advised(client: AdminClient, settings: Settings) -> dict[int, int]:
 
     group = f"{settings.worker_group}-positions"
     asked = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
-    return {p.partition: p.offset for p in asked[group].result(10).topic_partitions}
+    return {p.partition: p.offset for p in asked[group].result(120).topic_partitions}

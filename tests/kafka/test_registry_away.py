@@ -30,6 +30,8 @@ from tests.load import Senders
 pytestmark = pytest.mark.slow
 
 SCHEMA_ID = 77
+MANY = 20
+"""Many more than can be spooled and not answered yet."""
 
 
 class _Answering(BaseHTTPRequestHandler):
@@ -109,16 +111,16 @@ def test_an_ingest_that_never_reached_the_registry_spools_and_frames_later(tmp_p
             senders = Senders()
             try:
                 senders.to(ingest)
-                time.sleep(2)
+                senders.await_acknowledged(1)
                 assert ingest.metric("pipeline_spooled_total") > 0
                 assert ingest.metric("pipeline_forwarded_total") == 0
                 with answered_by(_Registry, port):
                     ingest.await_forwarded()
-                    end = time.monotonic() + 20
+                    end = time.monotonic() + 120
                     spooled = -1.0
                     while spooled != (spooled := ingest.metric("pipeline_spooled_total")):
                         assert time.monotonic() < end, "new uploads do not go to Kafka"
-                        time.sleep(1)
+                        senders.await_acknowledged(len(senders.acknowledged) + MANY)
                     senders.stop()
                     ingest.await_forwarded()
                     stored = records(settings, UPLOADS)
