@@ -6,17 +6,25 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import pytest
 import uvicorn
 import uvloop
 
+from pipeline.ingest.protocol import GuardedProtocol
 from pipeline.ingest.server import bind, make_server
 from pipeline.settings import load
 from tests.ingest.test_door import Asked
 
+DEADLINES = ("HEAD_DEADLINE_S", "BODY_DEADLINE_S", "ANSWER_DEADLINE_S", "LINGER_S", "CLOSE_S")
+"""Those of the protocol."""
 SOON_S = 0.4
-"""What the deadlines of the protocol are in these tests."""
+"""What those are that a test is about."""
+AMPLE_S = 60.0
+"""What the others are: longer than anything takes, however busy the machine is."""
+IN_TIME_S = AMPLE_S / 2
+"""What comes within it did not wait for one of the others."""
 
 
 class Served:
@@ -32,13 +40,21 @@ class Served:
         """How many connections it has."""
         return len(self._server.server_state.connections)
 
+    @property
+    def reads_no_more(self) -> bool:
+        """Whether each connection that it still has is refused, or waits for its last answer alone."""
+        connections = list(self._server.server_state.connections)
+        return all(isinstance(one, GuardedProtocol) and one._is_refused for one in connections)
+
     def connect(self, timeout: float = 120.0) -> socket.socket:
         """Return a new connection to it."""
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 
-    def exchange(self, *sent: bytes, pause_s: float = 0.0, half_close: bool = False) -> bytes:
+    def exchange(
+        self, *sent: bytes, pause_s: float = 0.0, half_close: bool = False, timeout: float = 120.0
+    ) -> bytes:
         """Send these bytes; return everything that comes back until the server closes."""
-        with self.connect() as connection:
+        with self.connect(timeout) as connection:
             try:
                 for part in sent:
                     connection.sendall(part)
@@ -82,14 +98,20 @@ def served(door: Asked, *, connections: int = 10_000) -> Iterator[Served]:
         listener.close()
 
 
-def quick_deadlines(monkeypatch: object) -> None:
-    """Make every deadline of the protocol short."""
-    from _pytest.monkeypatch import MonkeyPatch
-
-    assert isinstance(monkeypatch, MonkeyPatch)
-    for name in ("HEAD_DEADLINE_S", "BODY_DEADLINE_S", "ANSWER_DEADLINE_S", "LINGER_S", "CLOSE_S"):
-        monkeypatch.setattr(f"pipeline.ingest.protocol.{name}", SOON_S)
+def deadlines(monkeypatch: pytest.MonkeyPatch, *short: str) -> None:
+    """Make these deadlines of the protocol short, and all others ample."""
+    assert {*short} <= {*DEADLINES}
+    for name in DEADLINES:
+        monkeypatch.setattr(f"pipeline.ingest.protocol.{name}", SOON_S if name in short else AMPLE_S)
     monkeypatch.setattr("pipeline.ingest.protocol.LOOK_S", 0.05)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until this holds, for so long as any machine needs."""
+    end = time.monotonic() + AMPLE_S
+    while not holds():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
 
 
 def post(body: bytes, *more: bytes, path: bytes = b"/api/v1/downloaded") -> bytes:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psutil
@@ -20,7 +21,7 @@ from pipeline.stages.datastreams import parse_datastreams
 from pipeline.wire.encode import to_media_collection, to_media_edge
 from pipeline.wire.problems import MOST_ITEMS, MOST_PROBLEMS
 from tests.homes.uploading import make_pipeline
-from tests.ingest.serving import post, served
+from tests.ingest.serving import AMPLE_S, deadlines, post, served, status_of, until
 from tests.ingest.test_door import Asked
 from tests.stories import story
 
@@ -176,31 +177,29 @@ def test_an_item_without_identity_is_fatal_also_after_many_problems() -> None:
 
 
 def test_bodies_that_take_long_fill_no_thread_that_others_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once: list[int] = []
-    running: list[int] = []
+    begun: list[int] = []
+    others_answered = threading.Event()
 
     def slow(*_arguments: object, **_options: object) -> None:
-        running.append(1)
-        at_once.append(len(running))
-        time.sleep(0.3)
-        running.pop()
+        begun.append(1)
+        others_answered.wait(AMPLE_S)
         raise RuntimeError
 
+    deadlines(monkeypatch)
     monkeypatch.setattr("pipeline.wire.media_collection.decode", slow)
-    monkeypatch.setattr("pipeline.ingest.app.LATEST_ANSWER_S", 0.5)
+    monkeypatch.setattr("pipeline.ingest.app.LATEST_ANSWER_S", AMPLE_S)
     door = Asked()
     door.app = App(door.door._replace(body_limit_bytes=2**20))
-    statuses: list[int] = []
-    with served(door) as server:
+    with served(door) as server, ThreadPoolExecutor(8) as senders:
 
-        def send() -> None:
-            answer = server.exchange(post(b"[" * 300_000, b"connection: close"))
-            statuses.append(int(answer[9:12]))
+        def send(_number: int) -> int | None:
+            return status_of(server.exchange(post(b"[" * 300_000, b"connection: close")))
 
-        senders = [threading.Thread(target=send) for _ in range(8)]
-        for sender in senders:
-            sender.start()
-        for sender in senders:
-            sender.join()
-    assert max(at_once) == 2
-    assert set(statuses) == {201, 503}, "who would have waited too long is told to come again"
+        first = senders.map(send, range(2))
+        until(lambda: len(begun) == 2)
+        monkeypatch.setattr("pipeline.ingest.app.LATEST_ANSWER_S", 0.5)
+        others = list(senders.map(send, range(6)))
+        others_answered.set()
+        assert list(first) == [201, 201]
+    assert others == [503] * 6, "who would have waited too long is told to come again"
+    assert len(begun) == 2, "no thread was left for them"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,8 +13,19 @@ import pytest
 
 from pipeline.contract.ports import Unavailable
 from pipeline.contract.record import Record
+from pipeline.ingest.app import App
 from pipeline.ingest.protocol import HEAD_LIMIT_BYTES, HEADERS_LIMIT
-from tests.ingest.serving import SOON_S, Served, post, quick_deadlines, served, status_of
+from tests.ingest.serving import (
+    AMPLE_S,
+    IN_TIME_S,
+    Served,
+    deadlines,
+    post,
+    read_to_end,
+    served,
+    status_of,
+    until,
+)
 from tests.ingest.test_door import GOOD, LIMIT, Asked
 
 H2C = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAAQCAAAA")
@@ -21,14 +33,13 @@ H2C = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings
 LAST = post(GOOD, b"connection: close")
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: door\r\n"
 PAUSE_S = 0.1
-SLOW_S = 0.5
-"""What storing takes, so that bytes behind the request come before its answer."""
 
 
 @pytest.fixture(autouse=True)
-def short_idling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """End a connection that a test leaves open by mistake soon."""
-    monkeypatch.setattr("pipeline.ingest.server.KEEP_ALIVE_S", 3)
+def ample_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """End only a connection that a test leaves open by mistake."""
+    monkeypatch.setattr("pipeline.ingest.server.KEEP_ALIVE_S", AMPLE_S)
+    deadlines(monkeypatch)
 
 
 @pytest.fixture
@@ -107,9 +118,9 @@ def test_a_head_with_an_upgrade_has_the_same_limits(server: Served) -> None:
 
 
 def test_a_body_behind_an_upgrade_has_the_same_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick_deadlines(monkeypatch)
+    deadlines(monkeypatch, "BODY_DEADLINE_S")
     with served(Asked()) as server:
-        assert status_of(server.exchange(post(GOOD, *H2C)[:-5])) == 408
+        assert status_of(server.exchange(post(GOOD, *H2C)[:-5], timeout=IN_TIME_S)) == 408
 
 
 @pytest.mark.parametrize("target", [b"door:443", b"http://door/health/live", b"/health/live"])
@@ -132,19 +143,23 @@ def test_a_head_whose_end_is_in_two_packets_may_have_a_large_body(server: Served
 # --- Surplus bytes ----------------------------------------------------------------------------------------
 
 
-def slow_door(*, is_full: bool = False) -> Asked:
-    """Return a door whose log takes its time, and then stores or can't."""
+@contextlib.contextmanager
+def slowly_served(*, is_full: bool = False) -> Iterator[Served]:
+    """Yield a server whose log stores, or can't, only once the bytes behind the request have come."""
     door = Asked()
     store = door.log.store
 
     async def slowly(records: Sequence[Record]) -> None:
-        await asyncio.sleep(SLOW_S)
+        while not running.reads_no_more:  # noqa: ASYNC110 - the protocol has no event for it
+            await asyncio.sleep(0.01)
         if is_full:
             raise Unavailable("the disk is full")
         await store(records)
 
     door.log.store = slowly  # type: ignore[method-assign]  # the same promise, later
-    return door
+    door.app = App(door.door._replace(store_deadline_s=AMPLE_S))
+    with served(door) as running:
+        yield running
 
 
 SURPLUS = {
@@ -165,17 +180,15 @@ SURPLUS = {
 def test_bytes_behind_an_upload_do_not_change_its_answer(name: str, is_apart: bool, is_full: bool) -> None:
     first, *more = SURPLUS[name]
     parts = (post(GOOD), first) if is_apart else (post(GOOD) + first,)
-    with served(slow_door(is_full=is_full)) as server:
-        started = time.monotonic()
-        answers = server.exchange(*parts, *more, pause_s=PAUSE_S / 2)
-        assert time.monotonic() - started < SLOW_S * 4
+    with slowly_served(is_full=is_full) as server:
+        answers = server.exchange(*parts, *more, pause_s=PAUSE_S / 2, timeout=IN_TIME_S)
         assert statuses(answers) == [503 if is_full else 201]
         assert b"connection: close" in answers
         assert len(server.door.uploads()) == (0 if is_full else 1)
 
 
 def test_all_requests_before_surplus_bytes_are_answered() -> None:
-    with served(slow_door()) as server:
+    with slowly_served() as server:
         answers = server.exchange(post(GOOD) * 2 + LIVE + b"\r\n" + post(GOOD) + b"}")
         assert statuses(answers) == [201, 201, 200, 201]
         assert answers.count(b"connection: close") == 1
@@ -183,32 +196,39 @@ def test_all_requests_before_surplus_bytes_are_answered() -> None:
 
 
 def test_a_half_closed_client_with_surplus_bytes_gets_its_answer() -> None:
-    with served(slow_door()) as server:
+    with slowly_served() as server:
         assert statuses(server.exchange(post(GOOD) + b"}", half_close=True)) == [201]
 
 
 def test_a_last_answer_that_nobody_reads_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
     async def large(_scope: object, _receive: object, send: Any) -> None:
+        begun.set()
         size = 8_000_000  # more than the system takes from us
         headers = [(b"content-length", b"%d" % size)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"x" * size})
 
-    quick_deadlines(monkeypatch)
+    deadlines(monkeypatch, "ANSWER_DEADLINE_S")
     door = Asked()
     door.app = large  # type: ignore[assignment]  # any ASGI app does
     with served(door) as server, server.connect() as client:
         client.sendall(LIVE + b"connection: close\r\n\r\n")
-        time.sleep(SOON_S * 3)
-        assert server.connections == 0
+        assert begun.wait(AMPLE_S)
+        until(lambda: server.connections == 0)
 
 
 def test_surplus_bytes_after_the_answer_are_400(server: Served) -> None:
-    assert statuses(server.exchange(post(GOOD), b"}", pause_s=PAUSE_S)) == [201, 400]
+    with server.connect() as client:
+        client.sendall(post(GOOD))
+        assert statuses(client.recv(65_536)) == [201]
+        client.sendall(b"}")
+        assert statuses(read_to_end(client)) == [400]
 
 
 def test_a_broken_second_body_is_cut_and_never_400() -> None:
-    with served(slow_door()) as server:
+    with slowly_served() as server:
         broken = chunked(b"[").replace(b"1\r\n[\r\n0\r\n", b"1\r\n[nonsense")
         assert 400 not in statuses(server.exchange(post(GOOD) + broken))
 
@@ -230,7 +250,7 @@ def test_as_many_trailers_as_headers_are_taken_for_each_request(server: Served) 
 
 def is_cut(server: Served, *parts: bytes) -> bool:
     """Return whether these parts of a request end in a cut at once, with nothing said and nothing kept."""
-    with server.connect(5) as client:
+    with server.connect(IN_TIME_S) as client:
         got = b""
         with contextlib.suppress(ConnectionError):
             for part in parts:
