@@ -48,6 +48,14 @@ MISSING_GRACE_S: Final = 3.0
 
 
 UPLOADS: Final = "media.uploads"
+_NO_COORDINATOR_YET: Final = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }
+)
+"""What a broker that has just started says of groups."""
 
 
 class RetentionTooShort(SettingError):
@@ -237,14 +245,21 @@ def members(settings: Settings) -> tuple[str, ...]:
     """Return the workers of the group as `client@host`, or raise `SettingError`."""
     heard, group = Heard(), settings.worker_group
     admin = _admin(settings, heard)  # the answer never comes to a client that is gone
-    try:
-        described = admin.describe_consumer_groups([group])[group].result(REACH_DEADLINE_S)
-    except (KafkaException, TimeoutError) as error:
-        if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-            return ()
-        admin.poll(0)
-        raise unreachable(settings, error, heard) from None
-    return tuple(f"{member.client_id}@{member.host}" for member in described.members)
+    end = time.monotonic() + REACH_DEADLINE_S
+    while True:
+        asked = admin.describe_consumer_groups([group], request_timeout=REACH_DEADLINE_S)[group]
+        try:
+            described = asked.result(REACH_DEADLINE_S)
+        except (KafkaException, TimeoutError) as error:
+            code = error.args[0].code() if isinstance(error, KafkaException) else None
+            if code == KafkaError.GROUP_ID_NOT_FOUND:
+                return ()
+            if code not in _NO_COORDINATOR_YET or time.monotonic() > end:
+                admin.poll(0)
+                raise unreachable(settings, error, heard) from None
+            time.sleep(SETTLE_PAUSE_S)
+        else:
+            return tuple(f"{member.client_id}@{member.host}" for member in described.members)
 
 
 def _shape_differences(settings: Settings, topics: Mapping[str, Topic]) -> Iterator[Difference]:

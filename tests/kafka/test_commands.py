@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from pipeline.contract.record import Record
 from pipeline.contract.records import IndexEntry, Outcome
 from pipeline.contract.topics import load_topics
 from pipeline.kafka import admin, clients
-from pipeline.kafka.clients import client_config
+from pipeline.kafka.clients import Unreachable, client_config
 from pipeline.kafka.registry import HttpRegistry
 from pipeline.kafka.uploads import UploadProducer
 from pipeline.settings import SettingError, Settings, load
@@ -323,6 +324,39 @@ def test_brokers_that_do_not_tell_how_large_records_may_be_stop_nothing(
     monkeypatch.setattr(admin, "_shape_differences", lambda _settings, _topics: iter(()))
     settings = load({}, kafka_bootstrap="127.0.0.1:1", data_dir=tmp_path)
     admin.require_topics(settings, load_topics(PARTITIONS))
+
+
+@pytest.mark.parametrize("code", [KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS])
+def test_brokers_that_have_just_started_are_asked_again_who_is_in_a_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    left = [KafkaException(KafkaError(code))] * 2
+
+    class Starting:
+        """An admin client of brokers that know of no group yet, twice."""
+
+        def describe_consumer_groups(self, groups: list[str], **_more: object) -> dict[str, Future[Any]]:
+            answer: Future[Any] = Future()
+            if left:
+                answer.set_exception(left.pop())
+            else:
+                answer.set_result(SimpleNamespace(members=[SimpleNamespace(client_id="w", host="/h")]))
+            return dict.fromkeys(groups, answer)
+
+        def poll(self, _timeout: float) -> None:
+            """There is nothing to hear."""
+
+    monkeypatch.setattr(admin, "_admin", lambda _settings, _heard: Starting())
+    settings = load({}, kafka_bootstrap="127.0.0.1:1", data_dir=tmp_path)
+    monkeypatch.setattr(admin, "REACH_DEADLINE_S", 60.0)
+    assert admin.members(settings) == ("w@/h",)
+    left.append(KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)))
+    with pytest.raises(SettingError, match="authorization"):
+        admin.members(settings)
+    left.append(KafkaException(KafkaError(code)))
+    monkeypatch.setattr(admin, "REACH_DEADLINE_S", 0.0)
+    with pytest.raises(Unreachable):
+        admin.members(settings)
 
 
 @pytest.mark.kafka
