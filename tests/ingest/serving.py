@@ -33,6 +33,8 @@ class Served:
     def __init__(self, door: Asked, port: int, server: uvicorn.Server) -> None:
         self.door = door
         self.port = port
+        self.has_sent = threading.Event()
+        """Whether an exchange has sent all that it had to."""
         self._server = server
 
     @property
@@ -63,6 +65,7 @@ class Served:
                     connection.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # the server has cut it; what it said before may still be read
+            self.has_sent.set()
             return read_to_end(connection)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -201,20 +200,6 @@ def test_a_body_without_end_is_413_and_cut(server: Served, monkeypatch: pytest.M
             send_on(client, b"[" * 10_000, 0.01)
     (upload,) = server.door.uploads()
     assert (upload["truncated"], len(upload["body"])) == (True, LIMIT)
-
-
-def test_a_client_that_does_not_read_is_cut(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    deadlines(monkeypatch, "ANSWER_DEADLINE_S", "CLOSE_S")
-    with server.connect() as client:
-        until(lambda: server.connections == 1)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.settimeout(0.5)
-        end = time.monotonic() + IN_TIME_S
-        with contextlib.suppress(OSError):  # not every system tells a client that does not read
-            send_on(client, b"GET /openapi.json HTTP/1.1\r\nhost: door\r\n\r\n", 0.001, 3)
-        while server.connections:
-            assert time.monotonic() < end, "it is still connected"
-            time.sleep(0.05)
 
 
 def test_one_connection_too_many_is_503_with_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from pipeline.ingest.protocol import HEAD_LIMIT_BYTES, HEADERS_LIMIT
 from tests.ingest.serving import (
     AMPLE_S,
     IN_TIME_S,
+    SOON_S,
     Served,
     deadlines,
     post,
@@ -145,13 +146,14 @@ def test_a_head_whose_end_is_in_two_packets_may_have_a_large_body(server: Served
 
 @contextlib.contextmanager
 def slowly_served(*, is_full: bool = False) -> Iterator[Served]:
-    """Yield a server whose log stores, or can't, only once the bytes behind the request have come."""
+    """Yield a server whose log stores, or can't, only once all that was sent has come."""
     door = Asked()
     store = door.log.store
 
     async def slowly(records: Sequence[Record]) -> None:
-        while not running.reads_no_more:  # noqa: ASYNC110 - the protocol has no event for it
+        while not (running.has_sent.is_set() and running.reads_no_more):  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # what had been sent is read meanwhile
         if is_full:
             raise Unavailable("the disk is full")
         await store(records)
@@ -200,7 +202,8 @@ def test_a_half_closed_client_with_surplus_bytes_gets_its_answer() -> None:
         assert statuses(server.exchange(post(GOOD) + b"}", half_close=True)) == [201]
 
 
-def test_a_last_answer_that_nobody_reads_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("connection", [b"close", b"keep-alive"])
+def test_an_answer_that_nobody_reads_is_cut(connection: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = threading.Event()
 
     async def large(_scope: object, _receive: object, send: Any) -> None:
@@ -210,11 +213,14 @@ def test_a_last_answer_that_nobody_reads_is_cut(monkeypatch: pytest.MonkeyPatch)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"x" * size})
 
-    deadlines(monkeypatch, "ANSWER_DEADLINE_S")
+    if connection == b"close":
+        deadlines(monkeypatch, "ANSWER_DEADLINE_S")
+    else:
+        monkeypatch.setattr("pipeline.ingest.server.KEEP_ALIVE_S", SOON_S)
     door = Asked()
     door.app = large  # type: ignore[assignment]  # any ASGI app does
     with served(door) as server, server.connect() as client:
-        client.sendall(LIVE + b"connection: close\r\n\r\n")
+        client.sendall(LIVE + b"connection: " + connection + b"\r\n\r\n")
         assert begun.wait(AMPLE_S)
         until(lambda: server.connections == 0)
 
