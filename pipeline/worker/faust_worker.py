@@ -32,6 +32,7 @@ from pipeline.traces import OFF, Traces
 from pipeline.worker.carrier import Carrier, Ending
 from pipeline.worker.ownership import Ownership
 from pipeline.worker.progress import Progress
+from pipeline.worker.waiting import waits_of
 
 _log = structlog.get_logger("pipeline.worker")
 
@@ -141,16 +142,27 @@ class App(faust.App):  # type: ignore[misc]  # as above
 class Worker(faust.Worker):  # type: ignore[misc]  # as above
     """A Faust worker that ends in time once it is told to.
 
-    A stop that meets Faust in the middle of its start may wait for ever, and nothing that looks for progress
-    was started then. What is not committed is read again.
+    A stop that meets Faust in the middle of its start may wait long (met: for its consumer's thread), and
+    nothing that looks for progress was started then. What is not committed is read again.
     """
 
     def _schedule_shutdown(self, signal: Any) -> None:
-        told = f"it was told to stop {STOP_S:g} s ago"
-        late = threading.Timer(STOP_S, self.app.end, (Ending.STUCK, "not_stopped", told))
+        late = threading.Timer(STOP_S, self._end_late)
         late.daemon = True
         late.start()
         super()._schedule_shutdown(signal)
+
+    def _end_late(self) -> None:
+        told = f"it was told to stop {STOP_S:g} s ago"
+        try:
+            waits = waits_of(self.loop)
+            # Faust's consumer has a loop of its own.
+            thread = getattr(getattr(self.app, "_consumer", None), "_thread", None)
+            if thread is not None:
+                waits += [f"consumer: {wait}" for wait in waits_of(thread.thread_loop)]
+        except Exception as error:  # noqa: BLE001 - it must end, whatever can be told
+            waits = [repr(error)]
+        self.app.end(Ending.STUCK, "not_stopped", told, waits=waits)
 
 
 def make_app(

@@ -47,4 +47,6 @@ def test_a_stop_ends_by_itself_or_is_ended(stop_s: float, patience_s: float, cod
             said += line
         worker.send_signal(signal.SIGTERM)
         rest = worker.communicate(timeout=300)[0]
-    assert (worker.returncode, "not_stopped" in rest) == (code, code == Ending.STUCK), rest
+    is_late = code == Ending.STUCK
+    assert (worker.returncode, "not_stopped" in rest) == (code, is_late), rest
+    assert ("Hanging.on_stop" in rest) == is_late, "it says where it waits"
