@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
-MOST_TOLD = 30
+MOST_TOLD: Final = 30
 
 
 def waits_of(loop: asyncio.AbstractEventLoop) -> list[str]:

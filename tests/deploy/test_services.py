@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from deploy.fetching import ROOT
 from deploy.services import NotRunning, Supervised
+from tests.waiting import until
 
 OBEYS = (
     "import signal, sys; signal.signal(15, lambda *_: sys.exit(0)); print('up', flush=True); signal.pause()"
@@ -25,13 +24,6 @@ IGNORES = (
 
 def python(code: str, log: Path) -> Supervised:
     return Supervised([sys.executable, "-c", code], os.environ, log)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def said(service: Supervised) -> int:

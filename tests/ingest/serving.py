@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import uvicorn
@@ -107,14 +107,6 @@ def deadlines(monkeypatch: pytest.MonkeyPatch, *short: str) -> None:
     for name in DEADLINES:
         monkeypatch.setattr(f"pipeline.ingest.protocol.{name}", SOON_S if name in short else AMPLE_S)
     monkeypatch.setattr("pipeline.ingest.protocol.LOOK_S", 0.05)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait until this holds, for so long as any machine needs."""
-    end = time.monotonic() + AMPLE_S
-    while not holds():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
 
 
 def post(body: bytes, *more: bytes, path: bytes = b"/api/v1/downloaded") -> bytes:

@@ -30,9 +30,9 @@ from tests.ingest.serving import (
     read_to_end,
     served,
     status_of,
-    until,
 )
 from tests.ingest.test_door import GOOD, LIMIT, Asked
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -21,9 +21,10 @@ from pipeline.stages.datastreams import parse_datastreams
 from pipeline.wire.encode import to_media_collection, to_media_edge
 from pipeline.wire.problems import MOST_ITEMS, MOST_PROBLEMS
 from tests.homes.uploading import make_pipeline
-from tests.ingest.serving import AMPLE_S, deadlines, post, served, status_of, until
+from tests.ingest.serving import AMPLE_S, deadlines, post, served, status_of
 from tests.ingest.test_door import Asked
 from tests.stories import story
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -25,9 +25,9 @@ from tests.ingest.serving import (
     read_to_end,
     served,
     status_of,
-    until,
 )
 from tests.ingest.test_door import GOOD, LIMIT, Asked
+from tests.waiting import until
 
 H2C = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAAQCAAAA")
 """What curl --http2 and Java's HttpClient send."""

@@ -27,6 +27,7 @@ from pipeline.kafka.clients import Unreachable
 from pipeline.settings import SettingError, Settings, child_environ
 from tests.called import called
 from tests.load import plain_client
+from tests.waiting import until
 
 QUICK_SESSION_S: Final = 6
 """So soon a group gives the partitions of a worker that was killed away, but those of a starved one, too."""
@@ -192,10 +193,7 @@ class Ingest:
 
     def await_spooled(self, deadline_s: float = 120) -> None:
         """Wait until an upload has gone to the spool."""
-        end = time.monotonic() + deadline_s
-        while self.metric("pipeline_spooled_total") == 0:
-            assert time.monotonic() < end, "nothing goes to the spool"
-            time.sleep(0.1)
+        until(lambda: self.metric("pipeline_spooled_total") > 0, "nothing goes to the spool", deadline_s)
 
     def kill(self) -> None:
         self._process.kill()

@@ -25,6 +25,7 @@ from tests.ingest.test_door import GOOD
 from tests.kafka.home import made_topics, settings_of
 from tests.kafka.running import LONG_SESSION_S, Ingest, Worker, copies_of, rows, settled
 from tests.load import Senders
+from tests.waiting import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -205,7 +206,7 @@ def test_sigterm_with_requests_in_flight_keeps_what_was_acknowledged(
             in_flight.sendall(request[:-10])
             assert status_of(in_flight.recv(65_536)) == 100, "the ingest has not begun with it"
             ingest.begin_to_stop()
-            await_refusal(ingest.port)
+            until(lambda: not is_open(ingest.port), "it still takes connections")
             in_flight.sendall(request[-10:])
             answer = read_to_end(in_flight)
         assert status_of(answer) == 201
@@ -214,14 +215,6 @@ def test_sigterm_with_requests_in_flight_keeps_what_was_acknowledged(
         assert ingest.await_end() == 0
     senders.acknowledged.add(session_id[1].decode())
     check_nothing_lost(settings, senders)
-
-
-def await_refusal(port: int) -> None:
-    """Wait until nobody listens there any more."""
-    end = time.monotonic() + 60
-    while is_open(port):
-        assert time.monotonic() < end, "it still takes connections"
-        time.sleep(0.05)
 
 
 def test_sigterm_drains_the_spool_when_kafka_is_back_in_time(broker: Kafka, settings: Settings) -> None:
